@@ -1,0 +1,1 @@
+"""What runs beside the functions: the local stack, migrations, packaging and checks, as `python -m infra`."""

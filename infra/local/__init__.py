@@ -1,0 +1,1 @@
+"""The local stack: real parts on loopback, started and stopped together."""

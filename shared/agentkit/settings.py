@@ -1,0 +1,139 @@
+"""What a deployment configures: one small class per service we talk to, read from the environment on first use.
+
+A function names only the services it uses, so it starts with exactly the variables it needs. Secrets are
+`SecretStr` and have no defaults: a missing one is an error that names the variable, never a guess.
+"""
+
+from typing import TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S = TypeVar("S", bound="Settings")
+
+
+class ConfigurationError(RuntimeError):
+    """The environment lacks a variable, or one has an unusable value; the message names each."""
+
+
+class Settings(BaseSettings):
+    """Settings of one service; field names are the variables' names in lower case."""
+
+    # An empty variable is how a template says "not set".
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+
+class HttpSettings(Settings):
+    """How the functions present themselves to browsers."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Origins that browsers may call from, as a JSON list. Used locally; in Lambda the function URL answers CORS."""
+    netlify_signing_secret: SecretStr | None = None
+    """Verifies `x-nf-sign` on requests that came through Netlify's proxy, when set."""
+
+
+class SupabaseSettings(Settings):
+    """The Supabase project whose users we serve."""
+
+    supabase_url: str
+    supabase_jwks: str | None = None
+    """The project's public keys (a JWKS document), so that a cold start needs no request for them."""
+    supabase_jwt_secret: SecretStr | None = None
+    """The legacy HS256 secret, only for projects that still sign with it."""
+    supabase_publishable_key: SecretStr | None = None
+    """Sent as `apikey` when a session is checked with Supabase."""
+
+
+class DatabaseSettings(Settings):
+    """The two databases; they may be one."""
+
+    database_url: SecretStr
+    """Conversations, documents, jobs, usage."""
+    vector_database_url: SecretStr
+    """Passages (pgvector)."""
+
+
+class RedisSettings(Settings):
+    """Upstash Redis, over its REST protocol."""
+
+    upstash_redis_rest_url: str
+    upstash_redis_rest_token: SecretStr
+
+
+class RateLimitSettings(Settings):
+    """How strictly callers are limited."""
+
+    rate_limit_scale: float = Field(1.0, gt=0)
+    """Multiplies every limit: 1 in production, more for a load test."""
+    rate_limit_fail: str = Field("open", pattern="^(open|closed)$")
+    """What happens while Redis is away: `open` lets callers through, `closed` answers 503."""
+
+
+class ModelSettings(Settings):
+    """The chat model and its limits."""
+
+    chat_model: str
+    """`provider:model`, such as `openai:gpt-5-mini`."""
+    chat_fallback_model: str | None = None
+    """Asked when the first model stays down after its retries."""
+    openai_api_key: SecretStr
+    openai_base_url: str = "https://api.openai.com/v1"
+    """Any server of the OpenAI protocol."""
+    chat_timeout_seconds: float = Field(60, gt=0)
+    """Longest silence of the model before it counts as down."""
+    chat_max_output_tokens: int = Field(2_048, gt=0)
+    chat_max_steps: int = Field(6, gt=0)
+    """Model calls in one run at most."""
+    chat_input_price: float = Field(0, ge=0)
+    """US dollars for a million input tokens, for the usage records."""
+    chat_output_price: float = Field(0, ge=0)
+    """US dollars for a million output tokens."""
+
+
+class EmbeddingSettings(Settings):
+    """The embedding model; its dimension is the passages table's."""
+
+    embedding_model: str
+    embedding_dimensions: int = Field(1536, gt=0, le=2000)
+    """Numbers in a vector; pgvector's HNSW takes at most 2,000."""
+    embedding_timeout_seconds: float = Field(20, gt=0)
+    embedding_base_url: str | None = None
+    """Where it is served, when not at `OPENAI_BASE_URL`."""
+    openai_api_key: SecretStr
+    openai_base_url: str = "https://api.openai.com/v1"
+
+
+class StorageSettings(Settings):
+    """The bucket that holds uploaded files. Credentials and endpoint are boto3's own variables."""
+
+    storage_bucket: str
+    max_upload_bytes: int = Field(50_000_000, gt=0)
+
+
+class QueueSettings(Settings):
+    """The queue that carries work to the worker."""
+
+    jobs_queue_url: str
+
+
+_read: dict[type[Settings], Settings] = {}
+
+
+def load(kind: type[S]) -> S:
+    """Return the settings of that kind, reading the environment at the first call.
+
+    Raises ConfigurationError naming each variable that is missing or unusable; values are never repeated.
+    """
+    found = _read.get(kind)
+    if found is None:
+        try:
+            found = _read[kind] = kind()
+        except ValidationError as error:
+            faults = "; ".join(f"{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors())
+            raise ConfigurationError(f"{kind.__name__}: {faults}") from None
+    return found  # type: ignore[return-value]  # the table maps a kind to its own instance
+
+
+def forget() -> None:
+    """Drop what was read, so that the next `load` sees the environment as it is then."""
+    _read.clear()
