@@ -1,0 +1,1 @@
+"""The thin library that every function imports; this file imports nothing, so that each pays only for its own."""

@@ -76,7 +76,7 @@ def logger(name: str) -> Log:
 
 
 def configure_logging(stream: TextIO | None = None) -> None:
-    """Send every log line to `stream` (standard output) as JSON, at LOG_LEVEL (INFO); the libraries' only from WARNING."""
+    """Send log lines to `stream` (standard output) as JSON: ours from LOG_LEVEL (INFO), others from WARNING."""
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
