@@ -5,12 +5,15 @@ that it takes.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agentkit import settings
 
-pytest_plugins: list[str] = []
+pytest_plugins = [
+    f"tests.parts.{module.stem}" for module in sorted((Path(__file__).parent / "parts").glob("[a-z]*.py"))
+]
 
 
 @pytest.fixture
