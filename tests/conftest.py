@@ -4,6 +4,7 @@ A part's fixture lives in the `tests/parts/` module named after it, so a test fi
 that it takes.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,14 @@ from agentkit import settings
 pytest_plugins = [
     f"tests.parts.{module.stem}" for module in sorted((Path(__file__).parent / "parts").glob("[a-z]*.py"))
 ]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI everything can run, so a skipped test is a failure there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and exitstatus == 0:
+        reporter.write_line("A test was skipped, and CI can run every one of them.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -1,0 +1,59 @@
+"""`python -m infra COMMAND`: what the Makefile is thin over."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; each command's modules are imported only when it runs."""
+    parser = argparse.ArgumentParser(prog="python -m infra", description="The local stack and what surrounds it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, description, configure) in COMMANDS.items():
+        configure(commands.add_parser(name, help=description, description=description))
+    options = parser.parse_args(arguments)
+    run, _, _ = COMMANDS[options.command]
+    return run(options)
+
+
+def _check(_: argparse.Namespace) -> int:
+    from infra.locks import faults
+
+    found = faults()
+    for sentence in found:
+        print(sentence, file=sys.stderr)
+    return 1 if found else 0
+
+
+def _lock(_: argparse.Namespace) -> int:
+    from infra.locks import lock
+
+    lock()
+    return 0
+
+
+def _package(options: argparse.Namespace) -> int:
+    from infra.package import main as package
+
+    return package(options.functions, options.architecture)
+
+
+def _package_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("functions", nargs="*", metavar="FUNCTION", help="all when none is named")
+    parser.add_argument("--architecture", choices=["x86_64", "arm64"], default="x86_64")
+
+
+def _nothing(_: argparse.ArgumentParser) -> None:
+    """Take no options."""
+
+
+Run = Callable[[argparse.Namespace], int]
+Configure = Callable[[argparse.ArgumentParser], None]
+COMMANDS: dict[str, tuple[Run, str, Configure]] = {
+    "check": (_check, "say what is wrong with the lock files", _nothing),
+    "package": (_package, "build functions' zips into .build/ and print their sizes", _package_options),
+    "lock": (_lock, "resolve every lock file anew", _nothing),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
