@@ -30,6 +30,8 @@ from agentkit.settings import HttpSettings, load
 VERSION = "v1"
 # What we accept as a request id from outside: it is echoed in a header and written to logs.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:=-]{8,128}")
+# What leaves Lambda as text; anything else is base64, a third larger.
+TEXT_TYPES = ["text/", "application/json", PROBLEM_JSON]
 EXPOSED_HEADERS = ["X-Request-Id", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"]
 
 log = telemetry.logger(__name__)
@@ -123,7 +125,7 @@ def lambda_handler(app: FastAPI) -> Mangum:
     with warnings.catch_warnings():
         # Mangum makes the process an event loop by the deprecated call; Python 3.12 and 3.13 say so.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return Mangum(app, lifespan="off")
+        return Mangum(app, lifespan="off", text_mime_types=TEXT_TYPES)
 
 
 def _in_lambda() -> bool:
