@@ -9,6 +9,7 @@ CORS is answered by the function URL in Lambda and by the app elsewhere, never b
 
 import os
 import re
+import time
 import uuid
 import warnings
 from http import HTTPStatus
@@ -67,26 +68,33 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         identity = _request_id(scope)
-        started = False
+        began = time.perf_counter()
+        status: int | None = None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", identity.encode())]
             await send(message)
 
         token = telemetry.request_id.set(identity)
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception as error:
-            log.error("request.failed", exc_info=error, method=scope["method"], path=scope["path"], started=started)
-            if started:
-                raise
-            response = _problem_response(Problem("The failure has been recorded; quote the request id if it stays."))
-            await response(scope, receive, send_with_id)
-        finally:
-            telemetry.request_id.reset(token)
+        request = {"method": scope["method"], "path": scope["path"]}
+        with telemetry.counting_round_trips() as round_trips:
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                log.error("request.failed", exc_info=error, **request, status=status)
+                if status is not None:
+                    raise
+                response = _problem_response(
+                    Problem("The failure has been recorded; quote the request id if it stays.")
+                )
+                await response(scope, receive, send_with_id)
+            finally:
+                seconds = round(time.perf_counter() - began, 4)
+                log.info("request.answered", **request, status=status, seconds=seconds, round_trips=dict(round_trips))
+                telemetry.request_id.reset(token)
 
 
 def create_app(name: str) -> FastAPI:

@@ -1,10 +1,12 @@
 """What `create_app` promises of every function: problems, request ids, texts that can be stored, CORS answered once."""
 
+import asyncio
 import json
 
 import pytest
 from fastapi.testclient import TestClient
 
+from agentkit import telemetry
 from agentkit.errors import NotFound, Unavailable
 from agentkit.http import Body, Text, create_app, lambda_handler
 
@@ -68,10 +70,28 @@ def test_an_unexpected_failure_tells_the_log_everything_and_the_client_nothing(c
     answer = TestClient(app, raise_server_exceptions=False).get("/v1/sample/broken")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "hunter2" not in answer.text
-    line = json.loads(capsys.readouterr().out)
+    line, _ = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["event"] == "request.failed"
     assert "password=hunter2" in line["exception"]
     assert line["request_id"] == answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_every_request_leaves_a_line_with_its_status_and_the_round_trips_it_made(capsys):
+    app = create_app("sample")
+
+    @app.get("/sample/reading")
+    async def reading() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for service in ("redis", "postgres", "postgres"):
+                tasks.create_task(wait_for(service))
+
+    async def wait_for(service: str) -> None:
+        telemetry.count_round_trip(service)
+
+    TestClient(app).get("/v1/sample/reading")
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["path"], line["status"]) == ("request.answered", "/v1/sample/reading", 200)
+    assert line["round_trips"] == {"redis": 1, "postgres": 2}
 
 
 @pytest.mark.parametrize(
