@@ -88,7 +88,7 @@ class RequestContext:
                 if status is not None:
                     raise
                 response = _problem_response(
-                    Problem("The failure has been recorded; quote the request id if it stays.")
+                    Problem("It failed on our side; quote the request id if it stays.")
                 )
                 await response(scope, receive, send_with_id)
             finally:
