@@ -99,7 +99,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C in the terminal reaches us alone; we stop the parts in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # only prctl
+                preexec_fn=self._die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # only prctl
                 user=self._user,
                 extra_groups=[] if self._user else None,
                 # Another user's process must not start in a folder that they may not enter.
@@ -113,6 +113,9 @@ class Process:
                 self.stop()
                 raise PartFailed(f"{self.name} did not answer within {within_seconds:g} s.\n{self.log_tail()}")
             time.sleep(POLL_SECONDS)
+
+    def _die_with_parent(self) -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self._stop_signal)
 
     def stop(self) -> None:
         """End the child by its own signal, by SIGKILL after 10 s, and wait for its end."""
@@ -138,7 +141,3 @@ class Process:
         if not self._log.exists():
             return ""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
