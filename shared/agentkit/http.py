@@ -87,9 +87,7 @@ class RequestContext:
                 log.error("request.failed", exc_info=error, **request, status=status)
                 if status is not None:
                     raise
-                response = _problem_response(
-                    Problem("It failed on our side; quote the request id if it stays.")
-                )
+                response = _problem_response(Problem("It failed on our side; quote the request id if it stays."))
                 await response(scope, receive, send_with_id)
             finally:
                 seconds = round(time.perf_counter() - began, 4)

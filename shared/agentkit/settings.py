@@ -114,6 +114,8 @@ class QueueSettings(Settings):
     """The queue that carries work to the worker."""
 
     jobs_queue_url: str
+    jobs_max_receives: int = Field(5, ge=1)
+    """The queue's own `maxReceiveCount`: the delivery after which a message goes to the dead-letter queue."""
 
 
 _read: dict[type[Settings], Settings] = {}

@@ -1,0 +1,167 @@
+"""The bucket of uploaded files, over the S3 protocol: AWS S3, Supabase Storage's S3 endpoint, moto locally.
+
+    upload = await upload_url(key, media_type="application/pdf", size_bytes=48_211)     the browser PUTs to it
+    content = await read(key, max_bytes=50_000_000)
+
+Endpoint, region and credentials are boto3's own variables (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, ...). boto3 is
+imported, and each blocking call made, in a thread: importing it and making a client costs more than a light function's
+whole start.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+from agentkit import telemetry
+from agentkit.errors import ContentTooLarge, NotFound, Unavailable, UpstreamFailed
+from agentkit.settings import StorageSettings, load
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+UPLOAD_SECONDS = 900
+DOWNLOAD_SECONDS = 300
+CONNECT_SECONDS = 2
+READ_SECONDS = 10
+
+log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """How a browser sends one file: this request, with exactly these headers and the file as its body."""
+
+    url: str
+    method: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the bucket knows of an object."""
+
+    size_bytes: int
+    media_type: str
+
+
+async def upload_url(key: str, *, media_type: str, size_bytes: int) -> Upload:
+    """Return a request that stores one object of exactly that type and length, within 15 minutes.
+
+    Both are signed headers, so S3 refuses any other (https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html).
+    The length is not among `headers`: a browser sets it by itself and lets no script do so.
+    """
+    expires_at = datetime.now(UTC) + timedelta(seconds=UPLOAD_SECONDS)
+    parameters = {
+        "Bucket": load(StorageSettings).storage_bucket,
+        "Key": key,
+        "ContentType": media_type,
+        "ContentLength": size_bytes,
+    }
+    url = await asyncio.to_thread(
+        lambda: client().generate_presigned_url("put_object", Params=parameters, ExpiresIn=UPLOAD_SECONDS)
+    )
+    return Upload(url, "PUT", {"Content-Type": media_type}, expires_at)
+
+
+async def download_url(key: str) -> str:
+    """Return an address that anyone may GET the object from for five minutes."""
+    parameters = {"Bucket": load(StorageSettings).storage_bucket, "Key": key}
+    return await asyncio.to_thread(
+        lambda: client().generate_presigned_url("get_object", Params=parameters, ExpiresIn=DOWNLOAD_SECONDS)
+    )
+
+
+async def head(key: str) -> Stored:
+    """Return what the bucket knows of the object; raises NotFound (`object_missing`) when there is none."""
+    bucket = load(StorageSettings).storage_bucket
+    found = await _asked(lambda: client().head_object(Bucket=bucket, Key=key))
+    return Stored(found["ContentLength"], found.get("ContentType", ""))
+
+
+async def read(key: str, *, max_bytes: int) -> bytes:
+    """Return the object's bytes; raises NotFound (`object_missing`), or ContentTooLarge before reading too many."""
+    bucket = load(StorageSettings).storage_bucket
+
+    def get() -> bytes | None:
+        answer = client().get_object(Bucket=bucket, Key=key)
+        with answer["Body"] as body:
+            return None if answer["ContentLength"] > max_bytes else body.read()
+
+    content = await _asked(get)
+    if content is None:
+        raise ContentTooLarge(f"The file has more than {max_bytes:,} bytes.")
+    return content
+
+
+async def write(key: str, content: bytes, *, media_type: str) -> None:
+    """Store the object, replacing one of the same key."""
+    bucket = load(StorageSettings).storage_bucket
+    await _asked(lambda: client().put_object(Bucket=bucket, Key=key, Body=content, ContentType=media_type))
+
+
+async def delete(key: str) -> None:
+    """The object is gone; it need not have been there."""
+    bucket = load(StorageSettings).storage_bucket
+    await _asked(lambda: client().delete_object(Bucket=bucket, Key=key))
+
+
+@cache
+def client() -> "S3Client":
+    """Return this process's client."""
+    import boto3  # noqa: PLC0415  # 475 ms of CPU that only the first use pays
+    from botocore.config import Config  # noqa: PLC0415
+
+    elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = Config(
+        signature_version="s3v4",
+        # A server that is not AWS has one name, not one for each bucket.
+        s3={"addressing_style": "path" if elsewhere else "virtual"},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": 2, "mode": "standard"},
+        # Else boto3 adds a CRC32 trailer, which S3-compatible servers refuse and a presigned URL would ask of browsers.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.Session().client("s3", config=config)
+
+
+def close() -> None:
+    """Let go of the client: the next call reads the environment as it is then."""
+    if client.cache_info().currsize:
+        client().close()
+    client.cache_clear()
+
+
+async def _asked(call: Callable[[], T]) -> T:
+    """Run a blocking call in a thread and translate its failures."""
+    telemetry.count_round_trip("storage")
+    try:
+        return await asyncio.to_thread(call)
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> Exception:
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  # loaded by the call that failed
+
+    if isinstance(error, BotoCoreError):
+        return Unavailable("Files cannot be reached just now.", code="storage_unavailable")
+    if not isinstance(error, ClientError):
+        return error
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    code = error.response["Error"]["Code"]
+    if code in {"NoSuchKey", "404"}:
+        return NotFound("The file is not in the storage.", code="object_missing")
+    if status >= 500 or code in {"SlowDown", "Throttling", "RequestTimeout"}:  # noqa: PLR2004
+        return Unavailable("Files cannot be reached just now.", code="storage_unavailable")
+    # Wrong credentials, bucket or policy: ours to mend, and never told to strangers.
+    log.error("storage.refused", code=code, status=status, operation=error.operation_name)
+    return UpstreamFailed("The file storage refused our request.", code="storage_refused")
