@@ -1,0 +1,171 @@
+"""`make demo`: the main job on real input, from sign-in to a cited answer, and a check that all of it held.
+
+It starts the local stack (or uses the one that runs already), signs in as Ada, uploads the sample documents, has
+them ingested, asks three questions and prints the answers as they stream, with their citations. Then Bob asks the same.
+What each answer cost in round trips is read from the functions' own logs, by request id.
+"""
+
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.demo.client import Answer, Person
+from infra.functions import ROOT
+from infra.local.stack import Stack, running_environment
+
+HERE = Path(__file__).parent
+LOG_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and what a right answer holds."""
+
+    text: str
+    document: str
+    """The file whose passage answers it."""
+    page: int | None
+    must_contain: str
+
+
+@dataclass
+class Report:
+    """What was checked, and whether it held."""
+
+    checks: list[tuple[bool, str]] = field(default_factory=list)
+
+    def check(self, claim: str, *, holds: bool) -> None:
+        """Note a claim, and say at once when it does not hold."""
+        self.checks.append((holds, claim))
+        if not holds:
+            print(f"  ✗ {claim}")
+
+    @property
+    def failed(self) -> list[str]:
+        """The claims that did not hold."""
+        return [claim for holds, claim in self.checks if not holds]
+
+
+def main() -> int:
+    """Run the demonstration; 0 when all of it held, 1 otherwise."""
+    report = Report()
+    with _stack() as environment:
+        demonstrate(environment, report)
+    held = len(report.checks) - len(report.failed)
+    print(f"\n{held} of {len(report.checks)} checks held." + "".join(f"\n  ✗ {claim}" for claim in report.failed))
+    return 1 if report.failed else 0
+
+
+def demonstrate(environment: Mapping[str, str], report: Report) -> None:
+    """Go through the whole of it against a running stack."""
+    questions = [Question(**each) for each in tomllib.loads((HERE / "questions.toml").read_text())["questions"]]
+    ada, bob = Person(environment, "ada"), Person(environment, "bob")
+    titles = {question.document: _title(question.document) for question in questions}
+    for document in ada.documents():
+        if document["title"] in titles.values():
+            ada.forget(document["id"])
+
+    print("\nAda uploads her documents.")
+    documents = {}
+    for filename, title in titles.items():
+        began = time.perf_counter()
+        document = documents[filename] = ada.upload(HERE / "documents" / filename, title)
+        pages = f"{document['pages']} pages, " if document["pages"] else ""
+        print(f"  {filename}: {pages}{document['passages']} passages, ready in {time.perf_counter() - began:.1f} s")
+        report.check(f"{filename} has passages", holds=document["passages"] > 0)
+
+    answers = []
+    for question in questions:
+        print(f"\nAda: {question.text}\n     ", end="")
+        answer = ada.ask(question.text, lambda piece: print(piece, end="", flush=True))
+        print()
+        _print_citations(answer)
+        _check_answer(answer, question, documents[question.document]["id"], report)
+        answers.append(answer)
+
+    print("\nBob asks the same, about documents that are not his.")
+    for question in questions:
+        stranger = bob.ask(question.text, lambda _: None)
+        claim = f"Bob gets nothing of Ada's for {question.text!r}"
+        holds = not stranger.sources and not stranger.citations and question.must_contain not in stranger.text
+        report.check(claim, holds=holds and not bob.search(question.text))
+        print(f"  {question.text} → {len(stranger.sources)} sources, {len(stranger.citations)} citations")
+    for filename, document in documents.items():
+        report.check(f"Bob cannot read {filename}", holds=not bob.sees(document["id"]))
+
+    _print_table(questions, answers)
+    for person in (ada, bob):
+        person.close()
+
+
+@contextmanager
+def _stack() -> Iterator[Mapping[str, str]]:
+    """The environment of the stack that runs already, or of one started for the occasion."""
+    running = running_environment()
+    if running is not None:
+        print(f"Using the stack that is running at {running['AGENTKIT_URL']}.")
+        yield running
+        return
+    print("Starting the local stack …", flush=True)
+    began = time.perf_counter()
+    with Stack() as stack:
+        print(f"Ready in {time.perf_counter() - began:.1f} s at {stack.environment['AGENTKIT_URL']}.")
+        yield stack.environment
+
+
+def _title(filename: str) -> str:
+    return Path(filename).stem.replace("-", " ").replace("_", " ").capitalize()
+
+
+def _check_answer(answer: Answer, question: Question, document_id: str, report: Report) -> None:
+    report.check(f"the answer to {question.text!r} ended without an error", holds=answer.ended and not answer.errors)
+    report.check(f"it says {question.must_contain!r}", holds=question.must_contain.lower() in answer.text.lower())
+    cited = [each for each in answer.citations if each["document_id"] == document_id]
+    report.check(f"it cites {question.document}", holds=bool(cited))
+    if question.page is not None:
+        report.check(f"it cites page {question.page}", holds=any(each["page"] == question.page for each in cited))
+
+
+def _print_citations(answer: Answer) -> None:
+    for citation in answer.citations:
+        page = f", page {citation['page']}" if citation["page"] else ""
+        print(f"       ↳ {citation['title']}{page}: “{' '.join(citation['quote'].split())}”")
+    for error in answer.errors:
+        print(f"       ! {error}")
+
+
+def _print_table(questions: list[Question], answers: list[Answer]) -> None:
+    print(f"\n{'question':<48}{'first byte':>11}{'first token':>12}{'tokens/s':>9}{'Redis':>7}{'Postgres':>9}")
+    for question, answer in zip(questions, answers, strict=True):
+        trips = _round_trips(answer.request_id)
+        tokens = answer.metadata.get("usage", {}).get("outputTokens", 0)
+        speed = tokens / (answer.last_token - answer.first_token) if answer.last_token > answer.first_token else 0
+        print(
+            f"{question.text[:46]:<48}{answer.first_byte * 1000:>8.0f} ms{answer.first_token * 1000:>9.0f} ms"
+            f"{speed:>9.0f}{trips.get('redis', '?'):>7}{trips.get('postgres', '?'):>9}"
+        )
+    print(
+        "Round trips are those of the whole run, made while it streams; before the first byte it waits for one of each."
+    )
+
+
+def _round_trips(request_id: str) -> dict[str, Any]:
+    """Return what the chat function's log says of that request; its line comes just after the last byte."""
+    log = ROOT / ".local" / "logs" / "chat.log"
+    deadline = time.monotonic() + LOG_SECONDS
+    while time.monotonic() < deadline:
+        for line in log.read_text().splitlines() if log.exists() else ():
+            if request_id in line and '"request.answered"' in line:
+                return dict(json.loads(line)["round_trips"])
+        time.sleep(0.1)
+    return {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
