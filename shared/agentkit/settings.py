@@ -104,9 +104,17 @@ class EmbeddingSettings(Settings):
 
 
 class StorageSettings(Settings):
-    """The bucket that holds uploaded files. Credentials and endpoint are boto3's own variables."""
+    """The bucket that holds uploaded files.
+
+    Endpoint, region and credentials are boto3's own variables, unless the bucket is elsewhere than the queue: with
+    Supabase Storage, set all four here.
+    """
 
     storage_bucket: str
+    storage_endpoint_url: str | None = None
+    storage_region: str | None = None
+    storage_access_key_id: SecretStr | None = None
+    storage_secret_access_key: SecretStr | None = None
     max_upload_bytes: int = Field(50_000_000, gt=0)
 
 
@@ -114,6 +122,11 @@ class QueueSettings(Settings):
     """The queue that carries work to the worker."""
 
     jobs_queue_url: str
+
+
+class WorkerSettings(Settings):
+    """What the worker knows of the queue that invokes it."""
+
     jobs_max_receives: int = Field(5, ge=1)
     """The queue's own `maxReceiveCount`: the delivery after which a message goes to the dead-letter queue."""
 

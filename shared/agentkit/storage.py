@@ -3,9 +3,8 @@
     upload = await upload_url(key, media_type="application/pdf", size_bytes=48_211)     the browser PUTs to it
     content = await read(key, max_bytes=50_000_000)
 
-Endpoint, region and credentials are boto3's own variables (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, ...). boto3 is
-imported, and each blocking call made, in a thread: importing it and making a client costs more than a light function's
-whole start.
+boto3 is imported, and each blocking call made, in a thread: importing it and making a client costs more than a light
+function's whole start.
 """
 
 import asyncio
@@ -64,7 +63,7 @@ async def upload_url(key: str, *, media_type: str, size_bytes: int) -> Upload:
         "ContentType": media_type,
         "ContentLength": size_bytes,
     }
-    url = await asyncio.to_thread(
+    url = await _in_thread(
         lambda: client().generate_presigned_url("put_object", Params=parameters, ExpiresIn=UPLOAD_SECONDS)
     )
     return Upload(url, "PUT", {"Content-Type": media_type}, expires_at)
@@ -73,7 +72,7 @@ async def upload_url(key: str, *, media_type: str, size_bytes: int) -> Upload:
 async def download_url(key: str) -> str:
     """Return an address that anyone may GET the object from for five minutes."""
     parameters = {"Bucket": load(StorageSettings).storage_bucket, "Key": key}
-    return await asyncio.to_thread(
+    return await _in_thread(
         lambda: client().generate_presigned_url("get_object", Params=parameters, ExpiresIn=DOWNLOAD_SECONDS)
     )
 
@@ -115,10 +114,14 @@ async def delete(key: str) -> None:
 @cache
 def client() -> "S3Client":
     """Return this process's client."""
-    import boto3  # noqa: PLC0415  # 475 ms of CPU that only the first use pays
-    from botocore.config import Config  # noqa: PLC0415
+    import boto3  # 475 ms of CPU that only the first use pays
+    from botocore.config import Config
 
-    elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    settings = load(StorageSettings)
+    endpoint = settings.storage_endpoint_url
+    secret = settings.storage_secret_access_key
+    key_id = settings.storage_access_key_id
+    elsewhere = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
         signature_version="s3v4",
         # A server that is not AWS has one name, not one for each bucket.
@@ -126,11 +129,18 @@ def client() -> "S3Client":
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         retries={"total_max_attempts": 2, "mode": "standard"},
-        # Else boto3 adds a CRC32 trailer, which S3-compatible servers refuse and a presigned URL would ask of browsers.
+        # Else boto3 adds checksums that S3-compatible servers refuse, and that a presigned URL would ask of a browser.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.Session().client("s3", config=config)
+    return boto3.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.storage_region,
+        aws_access_key_id=key_id.get_secret_value() if key_id else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=config,
+    )
 
 
 def close() -> None:
@@ -141,16 +151,23 @@ def close() -> None:
 
 
 async def _asked(call: Callable[[], T]) -> T:
-    """Run a blocking call in a thread and translate its failures."""
+    """Make one request in a thread and translate its failures."""
     telemetry.count_round_trip("storage")
+    return await _in_thread(call)
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(call)
     except Exception as error:
-        raise _translated(error) from error
+        translated = _translated(error)
+        if translated is error:
+            raise
+        raise translated from error
 
 
 def _translated(error: Exception) -> Exception:
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  # loaded by the call that failed
+    from botocore.exceptions import BotoCoreError, ClientError  # loaded by the call that failed
 
     if isinstance(error, BotoCoreError):
         return Unavailable("Files cannot be reached just now.", code="storage_unavailable")
