@@ -54,7 +54,7 @@ async def close() -> None:
 async def _embed_batch(texts: Sequence[str]) -> list[Vector]:
     settings = load(EmbeddingSettings)
     url = f"{(settings.embedding_base_url or settings.openai_base_url).rstrip('/')}/embeddings"
-    body = {"model": settings.embedding_model, "input": list(texts), "encoding_format": "float"}
+    body: dict[str, object] = {"model": settings.embedding_model, "input": list(texts), "encoding_format": "float"}
     # OpenAI's newer models shorten their vectors on request; other servers know one size and may refuse the word.
     if settings.embedding_model.startswith("text-embedding-3"):
         body["dimensions"] = settings.embedding_dimensions

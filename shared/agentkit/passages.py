@@ -1,0 +1,266 @@
+"""The pieces of documents, by meaning and by words: hybrid search in one statement, and their storing through vecs.
+
+Search reads `vecs.passages` by SQL, as the caller, in one round trip. Two legs are fused by reciprocal rank
+(Cormack, Clarke and Büttcher, SIGIR 2009: 1 / (60 + rank), summed over the legs):
+
+- semantic: cosine distance. A caller who may see few passages is answered exactly, from their own rows; one who may see
+  many by the HNSW index, scanned iteratively (pgvector 0.8) until enough of the rows it finds are theirs. A plain
+  index scan filters afterwards and comes back with too few, or none.
+- keyword: the words of the text, any of them, ranked by how many of them a passage holds.
+
+vecs is imported by the writer alone: it brings numpy and SQLAlchemy, which a search must not pay for.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+from agentkit.auth import Caller
+from agentkit.database import Database, fetch_all, service_transaction
+from agentkit.embeddings import Vector
+from agentkit.settings import DatabaseSettings, EmbeddingSettings, load
+
+if TYPE_CHECKING:
+    from vecs.collection import Collection
+
+TABLE = "passages"
+# Candidates that each leg hands to the fusion, for each passage that is wanted.
+DEPTH = 4
+LEAST_DEPTH = 40
+# Up to here every visible passage is compared: 10,000 of 384 dimensions take some 20 ms, and the answer is exact.
+EXACT_AT_MOST = 10_000
+# How far the index is scanned for a caller's rows among everyone's before it gives up.
+MOST_SCANNED = 200_000
+MOST_EF_SEARCH = 1_000
+
+Mode = Literal["hybrid", "semantic", "keyword"]
+
+SCAN_SETTINGS = """
+select set_config('hnsw.iterative_scan', 'relaxed_order', true),
+       set_config('hnsw.ef_search', %(ef_search)s, true),
+       set_config('hnsw.max_scan_tuples', %(most_scanned)s, true),
+       set_config('hnsw.scan_mem_multiplier', '4', true)
+"""
+
+# Which passages answer a text best? The conditions on owner and audience repeat what row-level security demands, so
+# that the planner knows the values. `+ 0` keeps the exact branch off the HNSW index; a branch whose gate is shut is
+# never executed.
+FIND = """
+with
+  gate as materialized (
+    select %(semantic)s and count(*) <= %(exact_at_most)s as exact,
+           %(semantic)s and count(*) > %(exact_at_most)s as by_index
+    from (
+      select from vecs.passages
+      where %(semantic)s
+        and (owner = %(owner)s or audience = 'everyone')
+        and (%(document_ids)s::uuid[] is null or document_id = any(%(document_ids)s))
+      limit %(exact_at_most)s + 1
+    ) as visible
+  ),
+  semantic as (
+    select id, row_number() over (order by distance, id) as rank
+    from (
+      (
+        select id, (vec <=> %(vector)s::vector) + 0 as distance from vecs.passages
+        where (select exact from gate)
+          and (owner = %(owner)s or audience = 'everyone')
+          and (%(document_ids)s::uuid[] is null or document_id = any(%(document_ids)s))
+        order by distance limit %(depth)s
+      )
+      union all
+      (
+        select id, vec <=> %(vector)s::vector as distance from vecs.passages
+        where (select by_index from gate)
+          and (owner = %(owner)s or audience = 'everyone')
+          and (%(document_ids)s::uuid[] is null or document_id = any(%(document_ids)s))
+        order by vec <=> %(vector)s::vector limit %(depth)s
+      )
+    ) as nearest
+  ),
+  words as materialized (
+    select string_agg(
+      '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''', ' | '
+    )::tsquery as wanted
+    from unnest(to_tsvector('english', %(text)s))
+    where %(keyword)s
+  ),
+  keyword as (
+    select id, row_number() over (order by weight desc, id) as rank
+    from (
+      select id, ts_rank(fts, (select wanted from words)) as weight from vecs.passages
+      where fts @@ (select wanted from words)
+        and (owner = %(owner)s or audience = 'everyone')
+        and (%(document_ids)s::uuid[] is null or document_id = any(%(document_ids)s))
+      order by weight desc, id limit %(depth)s
+    ) as heaviest
+  ),
+  fused as (
+    select id, sum(1.0 / (60 + rank))::float8 as score
+    from (select id, rank from semantic union all select id, rank from keyword) as legs
+    group by id
+    order by score desc, id
+    limit %(limit)s
+  )
+select p.id, p.document_id, p.metadata, f.score,
+       case when %(semantic)s then 1 - (p.vec <=> %(vector)s::vector) end as similarity
+from fused f join vecs.passages p using (id)
+order by f.score desc, p.id
+"""
+
+REMOVE_OTHERS = "delete from vecs.passages where document_id = %s and not id = any(%s)"
+REMOVE_AS_CALLER = "delete from vecs.passages where document_id = %s and owner = auth.uid()"
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document, as it is stored."""
+
+    document_id: UUID
+    owner: UUID
+    ordinal: int
+    """Its place in the document, from 0."""
+    text: str
+    title: str
+    """The document's."""
+    start: int
+    end: int
+    """Where it stands in the text that was extracted from the document, in characters; end exclusive."""
+    page: int | None = None
+    """From 1; None where the format knows no pages."""
+    heading: tuple[str, ...] = ()
+    """The headings above it, outermost first."""
+    audience: Literal["owner", "everyone"] = "owner"
+    content_hash: str = ""
+
+    @property
+    def id(self) -> str:
+        """Unique among all passages, and the same when the document is ingested again."""
+        return f"{self.document_id}:{self.ordinal:05d}"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What vecs stores beside the vector; the table derives its columns from it."""
+        return {
+            "owner": str(self.owner),
+            "document_id": str(self.document_id),
+            "audience": self.audience,
+            "title": self.title,
+            "page": self.page,
+            "heading": list(self.heading),
+            "ordinal": self.ordinal,
+            "start": self.start,
+            "end": self.end,
+            "text": self.text,
+            "content_hash": self.content_hash,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A passage that was found."""
+
+    id: str
+    document_id: UUID
+    title: str
+    page: int | None
+    text: str
+    score: float
+    """Of the fused ranking; only its order means something."""
+    similarity: float | None
+    """Cosine similarity to the question, -1 to 1; None when only words were searched."""
+    heading: list[str] = field(default_factory=list)
+    start: int = 0
+    end: int = 0
+
+
+async def find(
+    caller: Caller,
+    vector: Vector | None,
+    text: str,
+    *,
+    limit: int,
+    mode: Mode = "hybrid",
+    document_ids: Sequence[UUID] | None = None,
+) -> list[Match]:
+    """Return the passages that the caller may see and that fit best, best first; at most `limit`, one round trip.
+
+    vector: of the text; None only in keyword mode. document_ids: look in these alone.
+    Raises Unavailable when the database is out of reach.
+    """
+    depth = max(LEAST_DEPTH, DEPTH * limit)
+    parameters = {
+        "owner": caller.id,
+        "vector": None if vector is None else _literal(vector),
+        "text": text,
+        "semantic": mode != "keyword",
+        "keyword": mode != "semantic",
+        "document_ids": None if document_ids is None else list(document_ids),
+        "limit": limit,
+        "depth": depth,
+        "exact_at_most": EXACT_AT_MOST,
+        "ef_search": str(min(2 * depth, MOST_EF_SEARCH)),
+        "most_scanned": str(MOST_SCANNED),
+    }
+    _, rows = await fetch_all(caller, [(SCAN_SETTINGS, parameters), (FIND, parameters)], database=Database.VECTORS)
+    return [_match(row) for row in rows]
+
+
+async def replace(document_id: UUID, passages: Sequence[Passage], vectors: Sequence[Vector]) -> None:
+    """Make these the document's passages: new ones in, then its others out; harmless to repeat. Workers only."""
+    records = [(each.id, vector, each.metadata) for each, vector in zip(passages, vectors, strict=True)]
+    await asyncio.to_thread(_upsert, records)
+    async with service_transaction("replace passages", database=Database.VECTORS) as connection:
+        await connection.execute(REMOVE_OTHERS, [document_id, [each.id for each in passages]])
+
+
+async def remove(document_id: UUID) -> None:
+    """Take every passage of that document out, as the service. Workers only."""
+    async with service_transaction("remove passages", database=Database.VECTORS) as connection:
+        await connection.execute(REMOVE_OTHERS, [document_id, []])
+
+
+async def remove_as(caller: Caller, document_id: UUID) -> None:
+    """Take every passage of the caller's document out; those of another's stay."""
+    await fetch_all(caller, [(REMOVE_AS_CALLER, [document_id])], database=Database.VECTORS)
+
+
+def _match(row: dict[str, Any]) -> Match:
+    metadata = row["metadata"]
+    return Match(
+        id=row["id"],
+        document_id=row["document_id"],
+        title=metadata.get("title", ""),
+        page=metadata.get("page"),
+        text=metadata.get("text", ""),
+        score=row["score"],
+        similarity=row["similarity"],
+        heading=metadata.get("heading", []),
+        start=metadata.get("start", 0),
+        end=metadata.get("end", 0),
+    )
+
+
+def _literal(vector: Vector) -> str:
+    """Return the vector as pgvector reads it."""
+    return f"[{','.join(map(repr, vector))}]"
+
+
+def _upsert(records: Sequence[tuple[str, Vector, dict[str, Any]]]) -> None:
+    if records:
+        _collection().upsert(records)
+
+
+@cache
+def _collection() -> "Collection":
+    """Return the table as vecs sees it."""
+    import vecs
+
+    url = load(DatabaseSettings).vector_database_url.get_secret_value()
+    # vecs needs psycopg2: its own statements fail under psycopg 3's server-side parameters.
+    client = vecs.create_client(url.replace("postgresql://", "postgresql+psycopg2://", 1))
+    # The migrations have made the table; vecs only compares its dimension with ours.
+    return client.get_or_create_collection(TABLE, dimension=load(EmbeddingSettings).embedding_dimensions)
