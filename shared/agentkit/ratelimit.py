@@ -1,0 +1,71 @@
+"""How often a caller may ask: a sliding minute in Redis, told in headers, one round trip.
+
+    @app.post("/search", dependencies=[limit("search", per_minute=60)])
+
+Every answer carries `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10), a refused one
+`Retry-After` as well. While Redis is away callers are let through, unless RATE_LIMIT_FAIL=closed.
+RATE_LIMIT_SCALE multiplies all limits; a load test lifts them with it.
+"""
+
+import math
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, Response
+
+from agentkit import redis
+from agentkit.auth import Caller, CurrentCaller
+from agentkit.errors import TooManyRequests
+from agentkit.settings import RateLimitSettings, load
+
+if TYPE_CHECKING:
+    from upstash_ratelimit import SlidingWindow
+
+WINDOW_SECONDS = 60
+PREFIX = "limit"
+
+
+def limit(name: str, *, per_minute: int) -> Any:  # noqa: ANN401  # what FastAPI's Depends is
+    """Return a dependency that counts the caller's requests of that name and refuses those over the limit."""
+
+    async def within_limit(caller: CurrentCaller, response: Response) -> None:
+        response.headers.update(await check(name, caller, per_minute=per_minute))
+
+    return Depends(within_limit)
+
+
+async def check(name: str, caller: Caller, *, per_minute: int) -> dict[str, str]:
+    """Count one request of that caller's and return the headers that say how many are left.
+
+    Raises TooManyRequests when none was left, RedisUnavailable when Redis is away and the deployment fails closed.
+    """
+    from upstash_ratelimit.asyncio import Ratelimit
+
+    settings = load(RateLimitSettings)
+    allowance = max(1, round(per_minute * settings.rate_limit_scale))
+    limiter = Ratelimit(redis=redis.client(), limiter=_window(allowance), prefix=f"{PREFIX}:{name}")
+    try:
+        counted = await redis.within(limiter.limit(str(caller.id)))
+    except redis.RedisUnavailable:
+        if settings.rate_limit_fail == "closed":
+            raise
+        return {}
+    seconds = max(0, math.ceil(counted.reset - time.time()))
+    headers = {
+        "RateLimit-Policy": f'"{name}";q={allowance};w={WINDOW_SECONDS}',
+        "RateLimit": f'"{name}";r={max(0, counted.remaining)};t={seconds}',
+    }
+    if not counted.allowed:
+        raise TooManyRequests(
+            f"At most {allowance} requests a minute; try again in {max(1, seconds)} s.",
+            headers={**headers, "Retry-After": str(max(1, seconds))},
+        )
+    return headers
+
+
+@cache
+def _window(allowance: int) -> "SlidingWindow":
+    from upstash_ratelimit import SlidingWindow
+
+    return SlidingWindow(max_requests=allowance, window=WINDOW_SECONDS, unit="s")
