@@ -30,8 +30,9 @@ class Question:
     text: str
     document: str
     """The file whose passage answers it."""
-    page: int | None
     must_contain: str
+    page: int | None = None
+    """Left out where the format knows no pages."""
 
 
 @dataclass
