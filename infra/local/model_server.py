@@ -3,8 +3,8 @@
     python -m infra.local.model_server PORT INNER_PORT
 
 llama.cpp serves the model on INNER_PORT; this process stands in front on PORT and adds what so small a model lacks:
-tool calls. It never emits one by itself, so its answer to a user's message is constrained by a JSON schema to one of the
-tools' calls, or to a plain answer; once a tool has answered, it writes freely, and its text is streamed as it comes.
+tool calls. It never emits one by itself, so its answer to a user's message is constrained by a JSON schema to one of
+the tools' calls, or to a plain answer; once a tool has answered, it writes freely, and its text is streamed.
 """
 
 import json
@@ -36,6 +36,12 @@ MOST_OUTPUT_TOKENS = 512
 LONGEST_STRING = 120
 LONGEST_ANSWER = 400
 CALL_TOKENS = 200
+
+EXAMPLES = (
+    ("What colour is the company's logo?", "company logo colour"),
+    ("How long does the warranty on the battery last?", "battery warranty length"),
+    ("Who signs off an expense report above 500 euros?", "who signs off expense report above 500 euros"),
+)
 
 Json = dict[str, Any]
 
@@ -166,13 +172,16 @@ def _with_tools(messages: list[Json], tools: list[Json]) -> list[Json]:
         f"- {tool['name']}({', '.join(tool['parameters'].get('properties', {}))}): {tool.get('description', '')}"
         for tool in tools
     )
+    instruction = f"Available tools:\n{listed}\nReply with one JSON object that calls a tool."
     first = tools[0]
     argument = next(iter(first["parameters"].get("properties", {"input": {}})))
-    example = json.dumps({"name": first["name"], "arguments": {argument: "vacation policy"}})
-    instruction = (
-        f"Available tools:\n{listed}\nReply with one JSON object.\nExample: user: Find the vacation policy -> {example}"
-    )
-    return [{"role": "system", "content": instruction}, *(each for each in messages if each["role"] != "system")]
+    # Shown as turns of the conversation: told as a rule, the model repeats the example's own words.
+    shown: list[Json] = []
+    for question, value in EXAMPLES:
+        call = {"name": first["name"], "arguments": {argument: value}}
+        shown += [{"role": "user", "content": question}, {"role": "assistant", "content": json.dumps(call)}]
+    asked = [each for each in messages if each["role"] == "user"][-1:]
+    return [{"role": "system", "content": instruction}, *shown, *asked]
 
 
 def _schema(tools: list[Json], choice: Any) -> Json:  # noqa: ANN401  # a word or an object
@@ -192,11 +201,8 @@ def _bounded(schema: Json) -> Json:
     """Return the schema with an end to every string and list."""
     bounded = {key: _bounded(value) if isinstance(value, dict) else value for key, value in schema.items()}
     if bounded.get("type") == "string" and "enum" not in bounded:
-        bounded = {
-            "minLength": 1,
-            **bounded,
-            "maxLength": min(bounded.get("maxLength", LONGEST_STRING), LONGEST_STRING),
-        }
+        longest = min(int(schema.get("maxLength", LONGEST_STRING)), LONGEST_STRING)
+        bounded = {"minLength": 1, **bounded, "maxLength": longest}
     if bounded.get("type") == "array":
         bounded.setdefault("maxItems", 8)
     return bounded
