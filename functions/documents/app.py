@@ -22,12 +22,12 @@ from typing import Annotated, Literal
 from uuid import UUID, uuid4, uuid5
 
 from fastapi import Header, Query, status
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from agentkit import auth, jobs, passages, storage
 from agentkit.auth import Caller, CurrentCaller, FreshCaller
 from agentkit.database import Row
-from agentkit.errors import Conflict, ContentTooLarge, Invalid, NotFound, Problem, Unavailable, UnsupportedMediaType
+from agentkit.errors import Conflict, ContentTooLarge, NotFound, Problem, Unavailable, UnsupportedMediaType
 from agentkit.http import Body, Text, create_app, lambda_handler
 from agentkit.jobs import Fault, Job
 from agentkit.ratelimit import limit
@@ -42,7 +42,10 @@ KEPT_IN_FILENAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 app = create_app("documents")
 
-Title = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+# More than blanks.
+VISIBLE = r"\S"
+
+Title = Annotated[Text, Field(min_length=1, max_length=300, pattern=VISIBLE)]
 IdempotencyKey = Annotated[
     Text | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=128, description="Makes the request safe to repeat."),
@@ -52,11 +55,9 @@ IdempotencyKey = Annotated[
 class NewDocument(Body):
     """A file that will be uploaded."""
 
-    filename: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)] = Field(
-        examples=["staff-handbook.pdf"]
-    )
-    media_type: Annotated[Text, StringConstraints(max_length=255)] = Field(
-        description=f"One of {', '.join(MEDIA_TYPES)}.", examples=["application/pdf"]
+    filename: Text = Field(min_length=1, max_length=255, pattern=VISIBLE, examples=["staff-handbook.pdf"])
+    media_type: Text = Field(
+        max_length=255, description=f"One of {', '.join(MEDIA_TYPES)}.", examples=["application/pdf"]
     )
     size_bytes: int = Field(ge=1, description="Exactly as many as will be uploaded.", examples=[48_211])
     title: Title | None = Field(None, description="The filename without its ending when left out.")
@@ -67,7 +68,7 @@ class NewText(Body):
     """A text to read, without a file."""
 
     title: Title
-    text: Text = Field(min_length=1)
+    text: Text = Field(min_length=1, pattern=VISIBLE)
     media_type: Literal["text/markdown", "text/plain"] = "text/markdown"
     audience: Audience = "owner"
 
@@ -188,8 +189,6 @@ async def create_text(new: NewText, caller: CurrentCaller, key: IdempotencyKey =
     """Make a document of a text and have the worker read it."""
     content = new.text.encode()
     _check_size(len(content), MAX_TEXT_BYTES)
-    if not new.text.strip():
-        raise Invalid("The text is blank.")
     await _check_audience(new.audience, caller)
     document_id = _new_id(caller, key)
     filename = "text.md" if new.media_type == "text/markdown" else "text.txt"

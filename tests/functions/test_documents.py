@@ -1,0 +1,491 @@
+"""Documents are given, listed and taken away by their owner alone, and read by whom they are for."""
+
+import json
+import threading
+import uuid
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import jwt
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+from psycopg.rows import dict_row
+
+from agentkit import auth, database, jobs, redis, storage
+from functions.documents.app import app
+from infra.local.part import free_port
+from tests.parts.people import ADA, ADMIN, BOB, jwks, token
+from tests.parts.redis import raw
+
+LEASE = {"filename": "Lease (final).pdf", "media_type": "application/pdf", "size_bytes": 5}
+CONTENT = b"%PDF-"
+
+
+@pytest.fixture
+def supabase():
+    """Supabase's answer to whether a session exists: it knows all but those in `ended`."""
+
+    class Server(ThreadingHTTPServer):
+        ended: set[str] = set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            claims = jwt.decode(self.headers["Authorization"].split()[1], options={"verify_signature": False})
+            body = json.dumps({"id": claims["sub"]}).encode()
+            self.send_response(403 if claims["session_id"] in self.server.ended else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def client(postgres, aws, redis_server, supabase, monkeypatch):
+    """The function as Lambda would run it: one event loop, its connections kept between requests."""
+    for name, value in redis_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RATE_LIMIT_SCALE", "1000")
+    monkeypatch.setenv("SUPABASE_URL", supabase.url)
+    monkeypatch.setenv("SUPABASE_JWKS", jwks())
+    raw(redis_server).flushall()
+    auth._sessions.clear()
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+        client.portal.call(database.close)
+        client.portal.call(redis.close)
+
+
+@pytest.fixture
+def ask(client, supabase):
+    """Make a request as a person: `ask(ADA, "POST", "/v1/documents", json=…)`."""
+
+    def request(person, method, path, *, headers=None, **options):
+        bearer = token(person, iss=f"{supabase.url}/auth/v1")
+        return client.request(method, path, headers={"Authorization": f"Bearer {bearer}", **(headers or {})}, **options)
+
+    return request
+
+
+@pytest.fixture
+def rows(postgres):
+    """Ask the databases as their owner."""
+
+    def query(statement, parameters=(), database=""):
+        url = postgres.environment[f"ADMIN_{database}DATABASE_URL"]
+        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    return query
+
+
+@pytest.fixture
+def messages(aws):
+    """The messages in the queue, parsed."""
+
+    def receive():
+        answer = aws.sqs.receive_message(
+            QueueUrl=aws.environment["JOBS_QUEUE_URL"], MaxNumberOfMessages=10, VisibilityTimeout=0
+        )
+        return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+
+    return receive
+
+
+@pytest.fixture
+def uploaded(ask):
+    """A document of that person's whose file is there; returns its id."""
+
+    def make(person=ADA, **changes):
+        created = ask(person, "POST", "/v1/documents", json={**LEASE, **changes}).json()
+        upload = created["upload"]
+        httpx.request(upload["method"], upload["url"], headers=upload["headers"], content=CONTENT).raise_for_status()
+        return created["id"]
+
+    return make
+
+
+def problem(answer):
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["code"]
+
+
+# Giving a file
+
+
+def test_a_new_document_waits_for_its_file_and_says_how_to_upload_it(ask, aws):
+    before = datetime.now(UTC)
+    answer = ask(ADA, "POST", "/v1/documents", json=LEASE)
+    assert answer.status_code == 201
+    created = answer.json()
+    assert created["status"] == "awaiting_upload"
+    assert created["upload"]["method"] == "PUT"
+    assert created["upload"]["headers"] == {"Content-Type": "application/pdf"}
+    expires_at = datetime.fromisoformat(created["upload"]["expires_at"])
+    assert (
+        before < expires_at - timedelta(minutes=15) + timedelta(seconds=5) <= datetime.now(UTC) + timedelta(seconds=5)
+    )
+    document = ask(ADA, "GET", f"/v1/documents/{created['id']}").json()
+    assert document | {"id": 0, "created_at": 0, "updated_at": 0} == {
+        "id": 0,
+        "title": "Lease (final)",
+        "filename": "Lease (final).pdf",
+        "media_type": "application/pdf",
+        "size_bytes": 5,
+        "audience": "owner",
+        "status": "awaiting_upload",
+        "pages": None,
+        "passages": None,
+        "error": None,
+        "created_at": 0,
+        "updated_at": 0,
+    }
+
+
+def test_an_uploaded_file_is_queued_for_the_worker(ask, uploaded, messages):
+    document_id = uploaded()
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest", headers={"X-Request-Id": "from-the-browser"})
+    assert answer.status_code == 202
+    (message,) = messages()
+    assert message == {
+        "version": 1,
+        "job_id": answer.json()["job_id"],
+        "kind": "ingest",
+        "request_id": "from-the-browser",
+    }
+    assert ask(ADA, "GET", f"/v1/documents/{document_id}").json()["status"] == "queued"
+
+
+def test_a_text_is_stored_and_queued_at_once(ask, messages, rows):
+    answer = ask(
+        ADA, "POST", "/v1/documents/text", json={"title": "Notes", "text": "# Tür\n\nZu."}
+    )  # 10 letters, one of two bytes
+    assert answer.status_code == 202
+    accepted = answer.json()
+    assert [message["job_id"] for message in messages()] == [accepted["job_id"]]
+    document = ask(ADA, "GET", f"/v1/documents/{accepted['id']}").json()
+    assert (document["status"], document["media_type"], document["size_bytes"]) == ("queued", "text/markdown", 10 + 1)
+    (row,) = rows("select object_key from agentkit.documents")
+    assert row["object_key"].startswith(f"{ADA.id}/{accepted['id']}/")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({"media_type": "image/png"}, (415, "unsupported_media_type"), id="an image"),
+        pytest.param({"media_type": ""}, (415, "unsupported_media_type"), id="no media type"),
+        pytest.param({"size_bytes": 50_000_001}, (413, "content_too_large"), id="too large"),
+        pytest.param({"size_bytes": 10**30}, (413, "content_too_large"), id="more than Postgres can count"),
+        pytest.param({"size_bytes": 0}, (422, "invalid"), id="empty"),
+        pytest.param({"size_bytes": -1}, (422, "invalid"), id="less than empty"),
+        pytest.param({"filename": ""}, (422, "invalid"), id="no filename"),
+        pytest.param({"filename": "   "}, (422, "invalid"), id="a blank filename"),
+        pytest.param({"filename": "a\0b.pdf"}, (422, "invalid"), id="NUL"),
+        pytest.param({"filename": "\ud800.pdf"}, (422, "invalid"), id="half a surrogate pair"),
+        pytest.param({"title": "x" * 301}, (422, "invalid"), id="a title too long"),
+        pytest.param({"audience": "nobody"}, (422, "invalid"), id="another audience"),
+        pytest.param({"owner": str(BOB.id)}, (422, "invalid"), id="an unknown member"),
+    ],
+)
+def test_what_cannot_be_a_document_is_refused(ask, rows, changes, expected):
+    body = json.dumps({**LEASE, **changes})
+    answer = ask(ADA, "POST", "/v1/documents", content=body, headers={"Content-Type": "application/json"})
+    assert problem(answer) == expected
+    assert rows("select * from agentkit.documents") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("", (422, "invalid"), id="empty"),
+        pytest.param(" \n\t ", (422, "invalid"), id="blank"),
+        pytest.param("a\0b", (422, "invalid"), id="NUL"),
+        pytest.param("ü" * 2_000_001, (413, "content_too_large"), id="4,000,002 bytes"),
+    ],
+)
+def test_what_is_no_text_is_refused(ask, rows, text, expected):
+    answer = ask(ADA, "POST", "/v1/documents/text", json={"title": "Notes", "text": text})
+    assert problem(answer) == expected
+    assert rows("select * from agentkit.documents") == []
+
+
+@pytest.mark.parametrize("media_type", ["text/html; charset=utf-8", "TEXT/HTML"])
+def test_a_media_type_is_known_in_any_spelling(ask, media_type):
+    answer = ask(ADA, "POST", "/v1/documents", json={**LEASE, "media_type": media_type})
+    assert answer.json()["upload"]["headers"] == {"Content-Type": "text/html"}
+
+
+@pytest.mark.parametrize("filename", ["../../etc/passwd", "..", "a/b\\c.pdf", "مستند.pdf", "x" * 255, "%00?&#.pdf"])
+def test_no_filename_leads_out_of_its_owners_folder(ask, rows, filename):
+    created = ask(ADA, "POST", "/v1/documents", json={**LEASE, "filename": filename}).json()
+    (row,) = rows("select object_key, filename from agentkit.documents")
+    owner, document, name = row["object_key"].split("/")
+    assert (owner, document, row["filename"]) == (str(ADA.id), created["id"], filename)
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert 0 < len(name) <= 100
+    assert set(name) != {"."}
+
+
+# Having it read
+
+
+def test_a_file_that_was_not_uploaded_cannot_be_ingested(ask, messages):
+    created = ask(ADA, "POST", "/v1/documents", json=LEASE).json()
+    answer = ask(ADA, "POST", f"/v1/documents/{created['id']}/ingest")
+    assert problem(answer) == (409, "upload_missing")
+    assert messages() == []
+
+
+def test_a_file_of_another_size_than_promised_cannot_be_ingested(ask, uploaded, messages):
+    document_id = uploaded(size_bytes=6)
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")
+    assert problem(answer) == (409, "upload_size_mismatch")
+    assert messages() == []
+
+
+def test_a_queue_out_of_reach_leaves_no_job_that_waits_for_ever(ask, uploaded, rows, monkeypatch):
+    document_id = uploaded()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", f"http://127.0.0.1:{free_port()}")
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")
+    assert problem(answer) == (503, "queue_unavailable")
+    assert answer.headers["retry-after"]
+    (job,) = rows("select * from agentkit.jobs")
+    assert (job["status"], job["error_code"]) == ("failed", "queue_unavailable")
+    document = ask(ADA, "GET", f"/v1/documents/{document_id}").json()
+    assert (document["status"], document["error"]["code"]) == ("failed", "queue_unavailable")
+
+
+def test_after_the_queue_is_back_the_document_can_be_ingested(ask, uploaded, rows, messages, monkeypatch):
+    document_id = uploaded()
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_SQS", f"http://127.0.0.1:{free_port()}")
+        ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")
+    jobs.close()
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")
+    assert [message["job_id"] for message in messages()] == [answer.json()["job_id"]]
+    document = ask(ADA, "GET", f"/v1/documents/{document_id}").json()
+    assert (document["status"], document["error"]) == ("queued", None)
+
+
+# Asking twice
+
+
+def test_asking_twice_for_an_ingestion_finds_the_same_job(ask, uploaded, rows):
+    document_id = uploaded()
+    first, second = (ask(ADA, "POST", f"/v1/documents/{document_id}/ingest").json() for _ in range(2))
+    assert first == second
+    assert len(rows("select * from agentkit.jobs")) == 1
+
+
+def test_a_finished_ingestion_can_be_asked_for_again(ask, uploaded, rows):
+    document_id = uploaded()
+    first = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest").json()
+    rows("update agentkit.jobs set status = 'succeeded'")
+    rows("update agentkit.documents set status = 'ready'")
+    assert ask(ADA, "POST", f"/v1/documents/{document_id}/ingest").json() != first
+
+
+def test_a_key_finds_its_job_even_when_that_is_over(ask, uploaded, rows, messages):
+    document_id = uploaded()
+    key = {"Idempotency-Key": "once"}
+    first = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest", headers=key).json()
+    rows("update agentkit.jobs set status = 'succeeded'")
+    rows("update agentkit.documents set status = 'ready'")
+    assert ask(ADA, "POST", f"/v1/documents/{document_id}/ingest", headers=key).json() == first
+    assert ask(ADA, "GET", f"/v1/documents/{document_id}").json()["status"] == "ready"
+    assert len(messages()) == 1
+
+
+def test_a_key_cannot_be_used_for_another_ingestion(ask, uploaded):
+    key = {"Idempotency-Key": "once"}
+    ask(ADA, "POST", f"/v1/documents/{uploaded()}/ingest", headers=key)
+    answer = ask(ADA, "POST", f"/v1/documents/{uploaded()}/ingest", headers=key)
+    assert problem(answer) == (422, "idempotency_key_reused")
+
+
+def test_a_repeated_key_makes_one_document(ask, rows):
+    key = {"Idempotency-Key": "once"}
+    first, second = (ask(ADA, "POST", "/v1/documents", json=LEASE, headers=key) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json()["id"] == second.json()["id"]
+    assert len(rows("select * from agentkit.documents")) == 1
+
+
+def test_a_key_cannot_be_used_for_another_document(ask):
+    key = {"Idempotency-Key": "once"}
+    ask(ADA, "POST", "/v1/documents", json=LEASE, headers=key)
+    answer = ask(ADA, "POST", "/v1/documents", json={**LEASE, "size_bytes": 6}, headers=key)
+    assert problem(answer) == (422, "idempotency_key_reused")
+
+
+def test_two_people_may_use_the_same_key(ask):
+    key = {"Idempotency-Key": "once"}
+    ids = {ask(person, "POST", "/v1/documents", json=LEASE, headers=key).json()["id"] for person in (ADA, BOB)}
+    assert len(ids) == 2
+
+
+def test_a_repeated_key_makes_one_document_of_a_text(ask, rows, messages):
+    key = {"Idempotency-Key": "once"}
+    body = {"title": "Notes", "text": "The door is blue."}
+    first, second = (ask(ADA, "POST", "/v1/documents/text", json=body, headers=key).json() for _ in range(2))
+    assert first == second
+    assert len(rows("select * from agentkit.documents")) == 1
+    assert {message["job_id"] for message in messages()} == {first["job_id"]}
+
+
+def test_another_text_under_the_same_key_is_refused_and_the_first_stays(ask, rows, aws):
+    key = {"Idempotency-Key": "once"}
+    ask(ADA, "POST", "/v1/documents/text", json={"title": "Notes", "text": "The door is blue."}, headers=key)
+    other = {"title": "Notes", "text": "The door is red."}
+    answer = ask(ADA, "POST", "/v1/documents/text", json=other, headers=key)
+    assert problem(answer) == (422, "idempotency_key_reused")
+    (row,) = rows("select object_key from agentkit.documents")
+    bucket = aws.environment["STORAGE_BUCKET"]
+    (kept,) = aws.s3.list_objects_v2(Bucket=bucket)["Contents"]
+    assert kept["Key"] == row["object_key"]
+    assert aws.s3.get_object(Bucket=bucket, Key=kept["Key"])["Body"].read() == b"The door is blue."
+
+
+# Who may do what
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/documents/{}"), ("POST", "/v1/documents/{}/ingest"), ("DELETE", "/v1/documents/{}")],
+)
+def test_anothers_document_is_not_found(ask, uploaded, rows, method, path):
+    document_id = uploaded(ADA)
+    assert problem(ask(BOB, method, path.format(document_id))) == (404, "not_found")
+    assert problem(ask(ADMIN, method, path.format(document_id))) == (404, "not_found")
+    assert len(rows("select * from agentkit.documents")) == 1
+
+
+def test_a_list_holds_nothing_of_anothers(ask, uploaded):
+    uploaded(ADA)
+    assert ask(BOB, "GET", "/v1/documents").json() == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/documents", LEASE), ("/v1/documents/text", {"title": "Notes", "text": "For all."})],
+)
+def test_only_an_admin_gives_documents_to_everyone(ask, rows, path, body):
+    assert problem(ask(ADA, "POST", path, json={**body, "audience": "everyone"})) == (403, "forbidden")
+    assert rows("select * from agentkit.documents") == []
+    assert ask(ADMIN, "POST", path, json={**body, "audience": "everyone"}).is_success
+
+
+def test_a_document_for_everyone_is_read_by_all_and_changed_by_its_owner_alone(ask, uploaded):
+    document_id = uploaded(ADMIN, audience="everyone")
+    assert ask(BOB, "GET", f"/v1/documents/{document_id}").json()["audience"] == "everyone"
+    assert [item["id"] for item in ask(BOB, "GET", "/v1/documents").json()["items"]] == [document_id]
+    assert problem(ask(BOB, "DELETE", f"/v1/documents/{document_id}")) == (404, "not_found")
+    assert problem(ask(BOB, "POST", f"/v1/documents/{document_id}/ingest")) == (404, "not_found")
+
+
+def test_an_admin_whose_session_has_ended_gives_nothing_to_everyone(ask, supabase):
+    supabase.ended.add("5a30b3f6-0c9b-4f9e-9a5e-3f1d3c8e2b11")
+    answer = ask(ADMIN, "POST", "/v1/documents", json={**LEASE, "audience": "everyone"})
+    assert problem(answer) == (401, "token_invalid")
+
+
+def test_nobody_is_served_without_signing_in(client):
+    assert problem(client.get("/v1/documents")) == (401, "token_missing")
+
+
+# Lists
+
+
+def test_documents_are_listed_newest_first_in_pages(ask, rows):
+    made = [ask(ADA, "POST", "/v1/documents", json=LEASE).json()["id"] for _ in range(5)]
+    # Two at the same moment: the id decides, and neither is lost between pages.
+    rows("update agentkit.documents set created_at = '2026-01-01' where id = any(%s::uuid[])", [made[:2]])
+    seen, cursor, sizes = [], None, []
+    while True:
+        page = ask(ADA, "GET", "/v1/documents", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [item["id"] for item in page["items"]]
+        sizes.append(len(page["items"]))
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert sizes == [2, 2, 1]
+    assert seen == [*made[:1:-1], *sorted(made[:2], reverse=True)]
+
+
+@pytest.mark.parametrize("cursor", ["", "garbage", "AAAA", "===", "%00", "MjAyNi0wMS0wMSBub3BlCg"])
+def test_a_cursor_that_is_not_ours_is_refused(ask, cursor):
+    answer = ask(ADA, "GET", "/v1/documents", params={"cursor": cursor})
+    assert answer.status_code == 422 or cursor == ""
+
+
+@pytest.mark.parametrize("wanted", [0, 101, "many"])
+def test_a_page_has_1_to_100_documents(ask, wanted):
+    assert problem(ask(ADA, "GET", "/v1/documents", params={"limit": wanted})) == (422, "invalid")
+
+
+# Taking it away
+
+
+def passage(rows, document_id, owner=ADA):
+    metadata = {"owner": str(owner.id), "document_id": str(document_id), "text": "The lease ends."}
+    rows(
+        "insert into vecs.passages (id, vec, metadata) values (%s, %s, %s)",
+        [f"{document_id}:00000", str([1.0] + [0.0] * 383), json.dumps(metadata)],
+        database="VECTOR_",
+    )
+
+
+def test_deleting_removes_row_passages_and_file(ask, uploaded, rows, aws):
+    document_id, other = uploaded(), uploaded()
+    passage(rows, document_id)
+    passage(rows, other)
+    assert ask(ADA, "DELETE", f"/v1/documents/{document_id}").status_code == 204
+    assert [str(row["id"]) for row in rows("select id from agentkit.documents")] == [other]
+    left = rows("select document_id from vecs.passages", database="VECTOR_")
+    assert [str(row["document_id"]) for row in left] == [other]
+    (kept,) = aws.s3.list_objects_v2(Bucket=aws.environment["STORAGE_BUCKET"])["Contents"]
+    assert other in kept["Key"]
+    assert problem(ask(ADA, "GET", f"/v1/documents/{document_id}")) == (404, "not_found")
+
+
+def test_a_deletion_that_broke_off_leaves_nothing_to_find_and_can_be_repeated(ask, uploaded, rows, monkeypatch):
+    document_id = uploaded()
+    passage(rows, document_id)
+    storage.close()
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        assert problem(ask(ADA, "DELETE", f"/v1/documents/{document_id}")) == (503, "storage_unavailable")
+    assert rows("select * from vecs.passages", database="VECTOR_") == []
+    storage.close()
+    assert ask(ADA, "DELETE", f"/v1/documents/{document_id}").status_code == 204
+    assert rows("select * from agentkit.documents") == []
+
+
+def test_a_token_that_outlived_its_session_deletes_nothing(ask, uploaded, supabase, rows):
+    document_id = uploaded()
+    supabase.ended.add("5a30b3f6-0c9b-4f9e-9a5e-3f1d3c8e2b11")
+    assert problem(ask(ADA, "DELETE", f"/v1/documents/{document_id}")) == (401, "token_invalid")
+    assert len(rows("select * from agentkit.documents")) == 1
+
+
+# Limits
+
+
+def test_requests_are_counted(ask, monkeypatch):
+    monkeypatch.setenv("RATE_LIMIT_SCALE", str(1 / 30))
+    answers = [ask(BOB, "DELETE", f"/v1/documents/{uuid.uuid4()}") for _ in range(2)]
+    assert [problem(answer) for answer in answers] == [(404, "not_found"), (429, "rate_limited")]
+    assert int(answers[1].headers["retry-after"]) > 0
