@@ -18,7 +18,7 @@ ENOUGH_CHARACTERS = 200
 # A last sentence longer than this is not worth repeating.
 OVERLAP_CHARACTERS = 160
 
-SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^a-z\s])")  # noqa: RUF001  # other scripts' marks
+SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^a-z\s])")  # other scripts' marks
 BLANK = re.compile(r"\s+")
 
 

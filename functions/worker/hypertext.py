@@ -64,8 +64,8 @@ class _Page:
             self.words.append("- ")
 
     def _leave(self, tag: str) -> None:
-        self._count(tag, -1)
-        if self.inside["td"]:
+        in_cell = self.inside["td"] - (tag in {"td", "th"})
+        if in_cell:
             self.words.append(" ")
         elif tag in {"td", "th"}:
             self.cells.append(self._taken())
@@ -77,6 +77,7 @@ class _Page:
         else:
             level = HEADINGS.get(tag, 0)
             self._flush(Kind.HEADING if level else None, level)
+        self._count(tag, -1)
 
     def _count(self, tag: str, step: int) -> None:
         tag = "td" if tag == "th" else tag

@@ -27,8 +27,10 @@ GAP_RATIO = 1.3
 # A line at the edge of at least so many pages, and of half of them, belongs to the paper and not to the text.
 RUNNING_PAGES = 3
 EDGE_LINES = 2
-# Between lines, as a multiple of the letters' size, in a file too short to tell.
-USUAL_LEADING = 1.2
+# Between lines, as a multiple of the letters' size: the usual, and the most that is believed of a file of few lines,
+# where the gaps between paragraphs may outnumber those within.
+USUAL_LEADING, WIDE_LEADING = 1.2, 1.8
+FEW_LINES = 20
 ITEM = re.compile(r"([-*•◦▪‣·\N{EN DASH}]|\d{1,3}[.)])\s")
 HYPHENATED = re.compile(r"[a-z]-$")
 
@@ -158,7 +160,8 @@ def _leading(pages: list[list[Line]]) -> float:
         for above, below in pairwise(page):
             if above.points == below.points and 0 < below.points < above.height - below.height:
                 ratios[round((above.height - below.height) / below.points, 1)] += 1
-    return max(ratios, key=lambda ratio: ratios[ratio], default=USUAL_LEADING)
+    usual = max(ratios, key=lambda ratio: ratios[ratio], default=USUAL_LEADING)
+    return usual if ratios.total() > FEW_LINES else min(usual, WIDE_LEADING)
 
 
 def _paragraphs(lines: list[Line], leading: float) -> Iterator[list[Line]]:
