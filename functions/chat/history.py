@@ -1,0 +1,106 @@
+"""A conversation's messages in Postgres: read before an answer, written after it, each in one round trip."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from agentkit.auth import Caller
+from agentkit.database import fetch, fetch_all
+from agentkit.llm import Usage
+from agentkit.ui_message import Message
+
+# The newest that are looked at; how many of them the model gets is decided by their length.
+NEWEST = 60
+MODEL_CHARACTERS = 12_000
+TITLE_CHARACTERS = 60
+
+# What was said in this conversation, the newest first?
+READ = """
+select id, role, parts, metadata from agentkit.messages
+where owner = %s and conversation_id = %s
+order by ordinal desc limit %s
+"""
+
+TOUCH_CONVERSATION = """
+insert into agentkit.conversations (owner, id, title) values (%s, %s, %s)
+on conflict (owner, id) do update set updated_at = now()
+"""
+# A question that is asked again, edited or not, takes back all that came after it.
+FORGET_LATER = """
+delete from agentkit.messages m using agentkit.messages asked
+where asked.owner = %(owner)s and asked.conversation_id = %(conversation)s and asked.id = %(question)s
+  and m.owner = asked.owner and m.conversation_id = asked.conversation_id and m.ordinal > asked.ordinal
+"""
+WRITE = """
+insert into agentkit.messages (owner, conversation_id, id, role, parts, metadata) values (%s, %s, %s, %s, %s, %s)
+on conflict (owner, conversation_id, id) do update set parts = excluded.parts, metadata = excluded.metadata
+"""
+RECORD_USAGE = """
+insert into agentkit.usage_events (owner, function, model, input_tokens, output_tokens, cost_usd, conversation_id)
+values (%s, 'chat', %s, %s, %s, %s, %s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message, as far as the model needs it."""
+
+    role: str
+    text: str
+
+
+async def read(caller: Caller, conversation_id: str, question: Message) -> list[Turn]:
+    """Return what was said before the question, oldest first; no more than the model should read again.
+
+    A question that stands there already is being asked again: what came after it does not count.
+    """
+    rows = await fetch(caller, READ, [caller.id, conversation_id, NEWEST])
+    asked_again = next((place for place, row in enumerate(rows) if row["id"] == question.id), None)
+    before = rows if asked_again is None else rows[asked_again + 1 :]
+    turns: list[Turn] = []
+    room = MODEL_CHARACTERS
+    for row in before:
+        text = "".join(part.get("text", "") for part in row["parts"] if part.get("type") == "text")
+        room -= len(text)
+        if room < 0:
+            break
+        if text:
+            turns.append(Turn(row["role"], text))
+    return turns[::-1]
+
+
+async def write(
+    caller: Caller,
+    conversation_id: str,
+    question: Message,
+    *,
+    answer_id: str,
+    parts: list[dict[str, Any]],
+    metadata: dict[str, Any],
+    model: str,
+    usage: Usage,
+) -> None:
+    """Keep the question, its answer and what it cost: all of it or nothing. No parts: the question alone."""
+    owner = caller.id
+    asked = [{"type": "text", "text": question.text}]
+    statements: list[Any] = [
+        (TOUCH_CONVERSATION, [owner, conversation_id, title_of(question.text)]),
+        (FORGET_LATER, {"owner": owner, "conversation": conversation_id, "question": question.id}),
+        (WRITE, [owner, conversation_id, question.id, "user", json.dumps(asked), "{}"]),
+    ]
+    if parts:
+        answer = [owner, conversation_id, answer_id, "assistant", json.dumps(parts), json.dumps(metadata)]
+        statements.append((WRITE, answer))
+    if usage.input_tokens or usage.output_tokens:
+        spent = [owner, model, usage.input_tokens, usage.output_tokens, usage.cost_usd, conversation_id]
+        statements.append((RECORD_USAGE, spent))
+    await fetch_all(caller, statements)
+
+
+def title_of(text: str) -> str:
+    """Return a title for a conversation that begins with that text: its beginning, to the end of a word."""
+    line = " ".join(text.split())
+    if len(line) <= TITLE_CHARACTERS:
+        return line
+    cut = line[: TITLE_CHARACTERS - 1]
+    return f"{cut.rsplit(' ', 1)[0] if ' ' in cut else cut}…"
