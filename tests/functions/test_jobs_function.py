@@ -1,0 +1,96 @@
+"""A job is shown to its owner as it is, and to nobody else."""
+
+import uuid
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+
+from agentkit import database, redis
+from functions.jobs.app import app
+from tests.parts.people import ADA, ADMIN, BOB, bearer
+
+JOB = uuid.UUID("11111111-1111-4111-8111-111111111111")
+DOCUMENT = uuid.UUID("22222222-2222-4222-8222-222222222222")
+
+
+@pytest.fixture
+def client(postgres, people, redis_server, monkeypatch):
+    for name, value in redis_server.environment.items():
+        monkeypatch.setenv(name, value)
+    with TestClient(app) as client:
+        yield client
+        assert client.portal is not None
+        client.portal.call(database.close)
+        client.portal.call(redis.close)
+
+
+@pytest.fixture
+def job(postgres):
+    """Put a job of Ada's there."""
+
+    def put(**columns):
+        row = {
+            "id": JOB,
+            "owner": ADA.id,
+            "kind": "ingest",
+            "document_id": DOCUMENT,
+            "created_at": "2026-11-01",
+            **columns,
+        }
+        with psycopg.connect(postgres.environment["ADMIN_DATABASE_URL"]) as connection:
+            connection.execute(
+                f"insert into agentkit.jobs ({', '.join(row)}) values ({', '.join(['%s'] * len(row))})".encode(),
+                list(row.values()),
+            )
+
+    return put
+
+
+def ask(client, person, job_id=JOB):
+    return client.get(f"/v1/jobs/{job_id}", headers=bearer(person))
+
+
+def test_its_owner_sees_a_job_under_way(client, job):
+    job(status="running", started_at="2026-11-02", attempts=1, progress='{"passages": 64, "passages_total": 96}')
+    answer = ask(client, ADA)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "id": str(JOB),
+        "kind": "ingest",
+        "status": "running",
+        "document_id": str(DOCUMENT),
+        "progress": {"passages": 64, "passages_total": 96},
+        "error": None,
+        "created_at": "2026-11-01T00:00:00Z",
+        "started_at": "2026-11-02T00:00:00Z",
+        "finished_at": None,
+    }
+    assert "RateLimit" in answer.headers
+
+
+def test_a_failed_job_says_why(client, job):
+    job(status="failed", error_code="no_text", error="No text was found.", finished_at="2026-11-03")
+    answer = ask(client, ADA).json()
+    assert (answer["status"], answer["finished_at"]) == ("failed", "2026-11-03T00:00:00Z")
+    assert answer["error"] == {"code": "no_text", "detail": "No text was found."}
+
+
+@pytest.mark.parametrize("person", [BOB, ADMIN], ids=["another", "an admin"])
+def test_anothers_job_is_not_found(client, job, person):
+    job()
+    answer = ask(client, person)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_a_job_that_is_not_there_is_not_found(client):
+    assert ask(client, ADA).status_code == 404
+
+
+def test_what_is_no_id_is_refused(client):
+    answer = ask(client, ADA, "1")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
+def test_nobody_is_served_without_signing_in(client):
+    assert client.get(f"/v1/jobs/{JOB}").json()["code"] == "token_missing"
