@@ -7,11 +7,12 @@ CORS is answered by the function URL in Lambda and by the app elsewhere, never b
 `Access-Control-Allow-Origin` headers make a browser refuse the answer.
 """
 
+import asyncio
 import os
 import re
 import time
 import uuid
-import warnings
+from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -128,10 +129,14 @@ def create_app(name: str) -> FastAPI:
 
 def lambda_handler(app: FastAPI) -> Mangum:
     """Return what Lambda calls. The lifespan stays off: Mangum would run it around every single invocation."""
-    with warnings.catch_warnings():
-        # Mangum makes the process an event loop by the deprecated call; Python 3.12 and 3.13 say so.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return Mangum(app, lifespan="off", text_mime_types=TEXT_TYPES)
+    asyncio.set_event_loop(_process_loop())
+    return Mangum(app, lifespan="off", text_mime_types=TEXT_TYPES)
+
+
+@cache
+def _process_loop() -> asyncio.AbstractEventLoop:
+    """Return the process's one event loop: Mangum runs every invocation on the current one, and would make its own."""
+    return asyncio.new_event_loop()
 
 
 def _in_lambda() -> bool:
