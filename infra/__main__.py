@@ -1,6 +1,7 @@
 """`python -m infra COMMAND`: what the Makefile is thin over."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 
@@ -32,6 +33,35 @@ def _lock(_: argparse.Namespace) -> int:
     return 0
 
 
+def _openapi(_: argparse.Namespace) -> int:
+    from infra.openapi import merged
+
+    json.dump(merged(), sys.stdout, indent=2)
+    return 0
+
+
+def _dev(_: argparse.Namespace) -> int:
+    from infra.dev import main as dev
+
+    return dev()
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from infra.demo.run import main as demo
+
+    return demo()
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from infra.migrate import main as migrate
+
+    return migrate(options.embedding_dimensions)
+
+
+def _migrate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--embedding-dimensions", type=int, required=True, help="of the deployment's embedding model")
+
+
 def _package(options: argparse.Namespace) -> int:
     from infra.package import main as package
 
@@ -50,6 +80,14 @@ def _nothing(_: argparse.ArgumentParser) -> None:
 Run = Callable[[argparse.Namespace], int]
 Configure = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[Run, str, Configure]] = {
+    "dev": (_dev, "keep the local stack up until Ctrl-C", _nothing),
+    "demo": (_demo, "ingest sample documents, stream cited answers, check all of it", _nothing),
+    "migrate": (
+        _migrate,
+        "bring both databases up to date (ADMIN_DATABASE_URL, ADMIN_VECTOR_DATABASE_URL)",
+        _migrate_options,
+    ),
+    "openapi": (_openapi, "print the functions' merged OpenAPI document", _nothing),
     "check": (_check, "say what is wrong with the lock files", _nothing),
     "package": (_package, "build functions' zips into .build/ and print their sizes", _package_options),
     "lock": (_lock, "resolve every lock file anew", _nothing),

@@ -6,7 +6,9 @@ where its checksum is kept: a file that was edited after it was applied is an er
 """
 
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +78,27 @@ def migrate(
                 statement = sql.SQL("alter role {} login password {}")
                 connection.execute(statement.format(sql.Identifier(role), sql.Literal(password)))
     return applied
+
+
+def main(embedding_dimensions: int) -> int:
+    """Migrate the databases that the environment names, print what was applied, and return the exit status.
+
+    Logins get the passwords in AGENTKIT_FUNCTIONS_PASSWORD and AGENTKIT_WORKER_PASSWORD, where those are set.
+    """
+    try:
+        urls = os.environ["ADMIN_DATABASE_URL"], os.environ["ADMIN_VECTOR_DATABASE_URL"]
+    except KeyError as missing:
+        print(f"Set {missing.args[0]} to the owner's connection string.", file=sys.stderr)
+        return 2
+    given = {login: os.environ.get(f"{login.upper()}_PASSWORD") for login in LOGINS}
+    passwords = {login: password for login, password in given.items() if password}
+    try:
+        applied = migrate(*urls, embedding_dimensions=embedding_dimensions, passwords=passwords)
+    except (MigrationError, psycopg.OperationalError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(applied) or "Nothing to do.")
+    return 0
 
 
 @contextmanager

@@ -42,10 +42,10 @@ class Aws:
         *,
         port: int | None = None,
         allowed_origins: Sequence[str] = ("http://localhost:3000",),
-        visibility_seconds: int = 60,
+        visibility_seconds: int = 360,
         max_receives: int = 5,
     ) -> None:
-        """`visibility_seconds`: how long a message that is being worked on stays hidden from other workers."""
+        """`visibility_seconds`: how long a message that is being worked on stays hidden; longer than any work takes."""
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._allowed_origins = list(allowed_origins)

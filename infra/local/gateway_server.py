@@ -1,0 +1,222 @@
+"""One port for every function: HTTP requests become function URL events, the functions' answers HTTP responses.
+
+    python -m infra.local.gateway_server PORT LOGS
+
+`/v1/<function>/…` goes to that function. `/openapi.json` is the functions' merged OpenAPI document and `/docs` a page
+of it. Like Lambda it refuses bodies over 6 MB before a function sees them, and lets an answer be made to its end
+when its client has left. Messages of the queue are brought to the worker; changed code replaces the sandboxes.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from infra import openapi
+from infra.functions import ROOT
+from infra.local.lambdas import Lambdas, Throttled
+from infra.local.part import LOOPBACK
+from infra.local.poller import poll
+from infra.local.runtime_api import PRELUDE_END, FunctionFailed, Invocation
+
+LARGEST_BODY = 6 * 1024 * 1024
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+TEXT_TYPES = ("text/", "application/json", "application/x-www-form-urlencoded")
+# Of the connection between two machines, and no business of the response's.
+HOP_BY_HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+
+
+class Gateway:
+    """The endpoints."""
+
+    def __init__(self, lambdas: Lambdas) -> None:
+        self._lambdas = lambdas
+
+    async def call(self, request: Request) -> Response:
+        """Have a function answer the request."""
+        name = request.path_params["function"]
+        function = self._lambdas.functions.get(name)
+        if function is None or function.function.queue:
+            return _failure(404, f"There is no function called {name}.")
+        try:
+            event = await _event(request)
+            invocation = await self._lambdas.invoke(name, event)
+            return await _streamed(invocation) if invocation.streamed else _buffered(await invocation.payload())
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except OverflowError:
+            return _failure(413, "Request must be smaller than 6291456 bytes for the InvokeFunction operation")
+        except Throttled:
+            return _failure(429, "Rate Exceeded.")
+        except FunctionFailed as failure:
+            # Lambda tells a client nothing but this; a developer's own machine may say why.
+            return _failure(502, "Internal Server Error", **failure.document)
+
+    async def home(self, _: Request) -> Response:
+        """List what is here."""
+        functions = [name for name, each in self._lambdas.functions.items() if not each.function.queue]
+        lines = ["AgentKit Functions, local stack", "", "  /docs", "  /openapi.json"]
+        lines += [f"  /v1/{name}" for name in functions]
+        return Response("\n".join([*lines, ""]), media_type="text/plain")
+
+    async def document(self, _: Request) -> Response:
+        """Return the merged OpenAPI document, as the code has it now."""
+        return JSONResponse(await asyncio.to_thread(openapi.merged_in_subprocess))
+
+    async def docs(self, _: Request) -> Response:
+        """Return a page of all operations."""
+        return HTMLResponse(openapi.page(await asyncio.to_thread(openapi.merged_in_subprocess)))
+
+
+async def _event(request: Request) -> bytes:
+    """Return the request as a function URL event, payload format 2.0; raises OverflowError for a body over 6 MB."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST_BODY:
+            raise OverflowError
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        if name != "cookie":
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+    text = request.headers.get("content-type", "").startswith(TEXT_TYPES) and _is_utf8(body)
+    path = request.scope["raw_path"].decode("ascii").partition("?")[0]
+    identity = str(uuid.uuid4())
+    event: dict[str, Any] = {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": request.scope["query_string"].decode("ascii"),
+        "headers": {**headers, "x-forwarded-proto": "http", "x-forwarded-port": str(request.url.port or 80)},
+        "requestContext": {
+            "accountId": "anonymous",
+            "apiId": "local",
+            "domainName": request.headers.get("host", ""),
+            "domainPrefix": "local",
+            "http": {
+                "method": request.method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": request.client.host if request.client else "",
+                "userAgent": request.headers.get("user-agent", ""),
+            },
+            "requestId": identity,
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime()),
+            "timeEpoch": time.time_ns() // 1_000_000,
+        },
+        "isBase64Encoded": bool(body) and not text,
+    }
+    if cookies := request.headers.get("cookie"):
+        event["cookies"] = [cookie.strip() for cookie in cookies.split(";")]
+    if body:
+        event["body"] = body.decode() if text else base64.b64encode(body).decode()
+    return json.dumps(event).encode()
+
+
+async def _streamed(invocation: Invocation) -> Response:
+    """Return the response that a streaming function has begun; its pieces pass through as they come."""
+    pieces = invocation.pieces()
+    head = b""
+    while PRELUDE_END not in head:
+        head += await anext(pieces)
+    prelude, _, first = head.partition(PRELUDE_END)
+    said = json.loads(prelude)
+
+    async def body() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+        async for piece in pieces:
+            yield piece
+
+    return _with_cookies(StreamingResponse(body(), said["statusCode"], _kept(said["headers"])), said)
+
+
+def _buffered(payload: bytes) -> Response:
+    said = json.loads(payload)
+    if not isinstance(said, dict) or "statusCode" not in said:
+        return Response(payload, media_type="application/json")
+    body = said.get("body") or ""
+    content = base64.b64decode(body) if said.get("isBase64Encoded") else body.encode()
+    return _with_cookies(Response(content, said["statusCode"], _kept(said.get("headers", {}))), said)
+
+
+def _kept(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in HOP_BY_HOP}
+
+
+def _with_cookies(response: Response, said: dict[str, Any]) -> Response:
+    for cookie in said.get("cookies", ()):
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+def _failure(status: int, message: str, **members: Any) -> Response:  # noqa: ANN401  # JSON
+    return JSONResponse({"Message": message, **members}, status)
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+async def _renew_on_change(lambdas: Lambdas) -> None:
+    import watchfiles
+
+    async for _ in watchfiles.awatch(ROOT / "functions", ROOT / "shared", watch_filter=watchfiles.PythonFilter()):
+        lambdas.renew()
+
+
+def create_app(lambdas: Lambdas, *, background: bool = True) -> Starlette:
+    """Return the gateway; with `background` it polls the queue, warms the functions and watches the code."""
+    gateway = Gateway(lambdas)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        work = [lambdas.warm(), _renew_on_change(lambdas), poll(lambdas, os.environ)] if background else []
+        tasks = [asyncio.create_task(each) for each in work]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await lambdas.stop()
+
+    return Starlette(
+        routes=[
+            Route("/", gateway.home),
+            Route("/openapi.json", gateway.document),
+            Route("/docs", gateway.docs),
+            Route("/v1/{function}", gateway.call, methods=METHODS),
+            Route("/v1/{function}/{rest:path}", gateway.call, methods=METHODS),
+        ],
+        lifespan=lifespan,
+    )
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        create_app(Lambdas(os.environ, Path(sys.argv[2]))),
+        host=LOOPBACK,
+        port=int(sys.argv[1]),
+        log_level="warning",
+        # Streams of clients that stay would keep it from ending.
+        timeout_graceful_shutdown=1,
+        ws="none",
+    )

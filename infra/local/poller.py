@@ -1,0 +1,91 @@
+"""What Lambda's event source mapping does: brings the queue's messages to the worker, and deletes what it has done.
+
+The worker's answer names the messages that failed (`batchItemFailures`); those stay in the queue, come again when
+their visibility ends, and go to the dead-letter queue after the last try.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from infra.local.lambdas import Lambdas
+from infra.local.runtime_api import FunctionFailed
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+WORKER = "worker"
+BATCH = 5
+WAIT_SECONDS = 2
+AWAY_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+async def poll(lambdas: Lambdas, environment: Mapping[str, str]) -> None:
+    """Go on until cancelled; a queue that is out of reach is asked again a second later."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    if WORKER not in lambdas.functions or not environment.get("JOBS_QUEUE_URL"):
+        return
+    url = environment["JOBS_QUEUE_URL"]
+    sqs = boto3.client("sqs", endpoint_url=environment.get("AWS_ENDPOINT_URL"))
+    while True:
+        try:
+            await _once(lambdas, sqs, url)
+        except (BotoCoreError, ClientError) as error:
+            log.warning("queue.unavailable: %s", error)
+            await asyncio.sleep(AWAY_SECONDS)
+
+
+async def _once(lambdas: Lambdas, sqs: "SQSClient", url: str) -> None:
+    received = await asyncio.to_thread(
+        sqs.receive_message,
+        QueueUrl=url,
+        MaxNumberOfMessages=BATCH,
+        WaitTimeSeconds=WAIT_SECONDS,
+        AttributeNames=["All"],
+        MessageAttributeNames=["All"],
+    )
+    messages = received.get("Messages", [])
+    if not messages:
+        return
+    event = {"Records": [_record(message, url) for message in messages]}
+    try:
+        invocation = await lambdas.invoke(WORKER, json.dumps(event).encode())
+        answer = json.loads(await invocation.payload()) or {}
+    except FunctionFailed as failure:
+        # As in Lambda: the whole batch comes again.
+        log.error("worker.failed: %s", failure.document)  # its own log has the traceback
+        return
+    failed = {item["itemIdentifier"] for item in answer.get("batchItemFailures", ())}
+    for message in messages:
+        if message["MessageId"] not in failed:
+            await asyncio.to_thread(sqs.delete_message, QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+
+def _record(message: Any, url: str) -> dict[str, Any]:  # noqa: ANN401  # boto3's message
+    """Return the message as Lambda passes it on."""
+    attributes = {
+        name: {
+            "stringValue": value.get("StringValue"),
+            "dataType": value["DataType"],
+            "stringListValues": [],
+            "binaryListValues": [],
+        }
+        for name, value in message.get("MessageAttributes", {}).items()
+    }
+    return {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "attributes": message.get("Attributes", {}),
+        "messageAttributes": attributes,
+        "md5OfBody": message["MD5OfBody"],
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{url.rsplit('/', 1)[-1]}",
+        "awsRegion": "us-east-1",
+    }

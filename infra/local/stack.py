@@ -1,0 +1,214 @@
+"""All parts together: started side by side, watched, and stopped in order; one stack for each checkout.
+
+    with Stack() as stack: ...      stack.environment is what a client needs; `.local/env` has it as a file
+
+`.local/env` is there only while every part answers.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from infra.functions import ROOT
+from infra.local.aws import Aws
+from infra.local.embedder import Embedder
+from infra.local.gateway import Gateway
+from infra.local.model import Model
+from infra.local.part import Part, PartFailed, accepts, free_port
+from infra.local.postgres import Postgres
+from infra.local.redis import Redis
+from infra.local.signin import SignIn
+
+FOLDER = ROOT / ".local"
+# The first is what people see; each is taken only while nobody else has it.
+PORTS = {
+    "gateway": 54330,
+    "sign-in": 54331,
+    "postgres": 54332,
+    "redis": 54333,
+    "model": 54334,
+    "embedder": 54335,
+    "aws": 54336,
+}
+ORIGINS = '["http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:8888"]'
+# What `.local/env` begins with, in this order; whatever else the functions need follows.
+FOR_CLIENTS = (
+    "AGENTKIT_URL",
+    "SUPABASE_URL",
+    "SUPABASE_PUBLISHABLE_KEY",
+    "DATABASE_URL",
+    "VECTOR_DATABASE_URL",
+    "UPSTASH_REDIS_REST_URL",
+    "UPSTASH_REDIS_REST_TOKEN",
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+    "CHAT_MODEL",
+    "EMBEDDING_MODEL",
+    "AWS_ENDPOINT_URL",
+    "DEMO_ADA_EMAIL",
+    "DEMO_ADA_PASSWORD",
+    "DEMO_BOB_EMAIL",
+    "DEMO_BOB_PASSWORD",
+    "DEMO_ADMIN_EMAIL",
+    "DEMO_ADMIN_PASSWORD",
+)
+# Set by whoever starts the stack, these take the place of the local model.
+OWN_MODEL = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "CHAT_MODEL")
+
+
+class AlreadyRunning(RuntimeError):  # noqa: N818  # reads as what is the case
+    """This checkout's stack is up; the message says where."""
+
+
+class Stack:
+    """The parts of one checkout."""
+
+    def __init__(self, folder: Path = FOLDER, *, parts: list[Part] | None = None) -> None:
+        """`parts`: others than the stack's own, for tests of the stack itself."""
+        self._folder = folder
+        self._given = parts
+        self._parts: list[Part] = []
+        self._lock: IO[str] | None = None
+        # Kept until the parts have ended: a part may not outlive the thread that started it.
+        self._threads = ThreadPoolExecutor(max_workers=8)
+        self.environment: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        """How long each part took to start."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Return once every part answers.
+
+        Raises AlreadyRunning when this checkout's stack is up, PartFailed when a part does not start.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._folder)
+        try:
+            self._remove_environment()
+            first = self._given if self._given is not None else self._own_parts()
+            self._parts = list(first)
+            for part in first:
+                self.environment |= part.environment
+            self._start_all(first)
+            if self._given is None:
+                gateway = Gateway(self._folder, self.environment, port=_port("gateway"))
+                self._parts.append(gateway)
+                self.environment |= gateway.environment
+                self._start_all([gateway])
+            self._write_environment()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End every part, the last one started first."""
+        self._remove_environment()
+        for part in reversed(self._parts):
+            part.stop()
+        self._parts = []
+        self._threads.shutdown()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def watch(self, interval_seconds: float = 0.5) -> None:
+        """Return never while all parts run; raises PartFailed, naming the one that died, when one does."""
+        while True:
+            for part in self._parts:
+                if reason := part.failure():
+                    raise PartFailed(reason)
+            time.sleep(interval_seconds)
+
+    def _own_parts(self) -> list[Part]:
+        folder = self._folder
+        parts: list[Part] = [
+            Postgres(folder, port=_port("postgres")),
+            Redis(folder, port=_port("redis")),
+            Embedder(folder, port=_port("embedder")),
+            Aws(folder, port=_port("aws")),
+            SignIn(folder, port=_port("sign-in")),
+        ]
+        self.environment["ALLOWED_ORIGINS"] = os.environ.get("ALLOWED_ORIGINS", ORIGINS)
+        if "OPENAI_BASE_URL" in os.environ or "CHAT_MODEL" in os.environ:
+            own = {name: os.environ[name] for name in OWN_MODEL if name in os.environ}
+            self.environment |= {"OPENAI_API_KEY": "not-set", "OPENAI_BASE_URL": "https://api.openai.com/v1", **own}
+        else:
+            parts.append(Model(folder, port=_port("model")))
+        return parts
+
+    def _start_all(self, parts: list[Part]) -> None:
+        def timed(start: Callable[[], None], name: str) -> None:
+            began = time.monotonic()
+            start()
+            self.seconds[name] = time.monotonic() - began
+
+        started = [self._threads.submit(timed, part.start, part.name) for part in parts]
+        for each in started:
+            each.result()
+
+    def _write_environment(self) -> None:
+        names = [name for name in FOR_CLIENTS if name in self.environment]
+        names += sorted(set(self.environment) - set(names))
+        file = self._folder / "env"
+        # Complete from the first moment that it is there, and nobody else's to read.
+        scratch = self._folder / "env.new"
+        scratch.touch(mode=0o600)
+        scratch.write_text("".join(f"{name}={_quoted(self.environment[name])}\n" for name in names))
+        scratch.replace(file)
+
+    def _remove_environment(self) -> None:
+        # Only by the stack that holds the lock: it may be another's otherwise.
+        if self._lock is not None:
+            (self._folder / "env").unlink(missing_ok=True)
+
+
+def running_environment(folder: Path = FOLDER) -> dict[str, str] | None:
+    """Return the environment of this checkout's stack, or None while it is not up."""
+    try:
+        lock = _locked(folder) if folder.exists() else None
+    except AlreadyRunning:
+        return _read_environment(folder)
+    if lock is not None:
+        lock.close()
+    return None
+
+
+def _locked(folder: Path) -> IO[str]:
+    file = (folder / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        environment = _read_environment(folder)
+        where = f"at {environment['AGENTKIT_URL']}" if environment else "and is still starting"
+        raise AlreadyRunning(f"The local stack of this checkout is running already, {where}.") from None
+    return file
+
+
+def _read_environment(folder: Path) -> dict[str, str] | None:
+    with contextlib.suppress(FileNotFoundError):
+        lines = (folder / "env").read_text().splitlines()
+        return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+    return None
+
+
+def _quoted(value: str) -> str:
+    """Return the value as dotenv files and shells read it."""
+    return value if value.replace("_", "").replace("-", "").isalnum() else f"'{value}'"
+
+
+def _port(name: str) -> int:
+    preferred = PORTS[name]
+    return free_port() if accepts(preferred) else preferred
