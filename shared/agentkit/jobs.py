@@ -35,6 +35,9 @@ READ_SECONDS = 10
 MARGIN_SECONDS = 5.0
 # How long a worker may take when nobody says (no Lambda context): Lambda's own limit.
 LONGEST_SECONDS = 900.0
+# An interrupted job is tried again this soon, then after three times as long each time.
+FIRST_PAUSE_SECONDS = 5
+LONGEST_PAUSE_SECONDS = 900
 # Work that was cut off by the clock this often will not get done by another try.
 CUT_OFF_AT_MOST = 2
 
@@ -263,68 +266,100 @@ async def _deliver(
     works: Mapping[str, Work], records: Sequence[Mapping[str, Any]], context: LambdaContext | None
 ) -> dict[str, Any]:
     failures = []
+    # A worker lives no longer than one invocation, so a job that was started longer ago has lost its worker.
+    lifetime = _remaining(context)
     for record in records:
         token = telemetry.request_id.set("")
         try:
-            done = await _take(works, record, context)
+            await _take(works, record, context, lifetime)
         except Exception as error:
-            log.error("message.failed", message_id=record["messageId"], exc_info=error)
-            done = False
+            if not isinstance(error, _Again):
+                log.error("message.failed", message_id=record["messageId"], exc_info=error)
+            failures.append({"itemIdentifier": record["messageId"]})
+            pause = error.pause_seconds if isinstance(error, _Again) else None
+            await _postpone(record, pause or FIRST_PAUSE_SECONDS * 3 ** (_receives(record) - 1))
         finally:
             telemetry.request_id.reset(token)
-        if not done:
-            failures.append({"itemIdentifier": record["messageId"]})
     return {"batchItemFailures": failures}
 
 
-async def _take(works: Mapping[str, Work], record: Mapping[str, Any], context: LambdaContext | None) -> bool:
-    """Do what one message asks for; return False when it is to be delivered again."""
+class _Again(Exception):  # noqa: N818  # says what is wanted
+    """The message is to be delivered again, after that time when it matters."""
+
+    def __init__(self, pause_seconds: float | None = None) -> None:
+        super().__init__()
+        self.pause_seconds = pause_seconds
+
+
+async def _take(
+    works: Mapping[str, Work], record: Mapping[str, Any], context: LambdaContext | None, lifetime: float
+) -> None:
+    """Do what one message asks for; raises when it is to be delivered again."""
     try:
         envelope = Envelope.model_validate_json(record["body"])
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()]
         log.error("message.unreadable", message_id=record["messageId"], faults=faults)
-        return False
+        raise _Again from error
     telemetry.request_id.set(envelope.request_id)
-    seconds = (context.get_remaining_time_in_millis() / 1000) if context else LONGEST_SECONDS
     async with database.service_transaction("take a job") as connection:
-        # A worker lives no longer than one invocation, so a job that was started longer ago has lost its worker.
-        row = await (await connection.execute(CLAIM, {"id": envelope.job_id, "lease_seconds": seconds})).fetchone()
+        row = await (await connection.execute(CLAIM, {"id": envelope.job_id, "lease_seconds": lifetime})).fetchone()
         if row is None:
             found = await (await connection.execute(STATUS, [envelope.job_id])).fetchone()
             status = found["status"] if found else "gone"
             log.info("job.skipped", job_id=envelope.job_id, status=status)
-            # Should the worker that is at it die, this message is what brings the next one.
-            return status != "running"
-    last = int(record["attributes"]["ApproximateReceiveCount"]) >= load(WorkerSettings).jobs_max_receives
-    return await _attempt(works, Job.of(row), cut_off=row["abandoned"], seconds=seconds - MARGIN_SECONDS, last=last)
+            if status == "running":
+                # Should the worker that is at it die, this message is what brings the next one.
+                raise _Again(lifetime)
+            return
+    last = _receives(record) >= load(WorkerSettings).jobs_max_receives
+    seconds = _remaining(context) - MARGIN_SECONDS
+    await _attempt(works, Job.of(row), cut_off=row["abandoned"], seconds=seconds, last=last)
 
 
-async def _attempt(works: Mapping[str, Work], job: Job, *, cut_off: bool, seconds: float, last: bool) -> bool:
-    """Work on a job that is ours; return False when its message is to be delivered again."""
+async def _postpone(record: Mapping[str, Any], seconds: float) -> None:
+    """Have the message delivered again after that time; the queue's own pause is made for the longest work."""
+    visible = {"ReceiptHandle": record["receiptHandle"], "VisibilityTimeout": min(int(seconds), LONGEST_PAUSE_SECONDS)}
+    try:
+        url = load(QueueSettings).jobs_queue_url
+        await asyncio.to_thread(lambda: client().change_message_visibility(QueueUrl=url, **visible))
+    except Exception as error:
+        # It comes again all the same, only later.
+        log.warning("message.not_postponed", message_id=record["messageId"], exc_info=error)
+
+
+def _receives(record: Mapping[str, Any]) -> int:
+    return int(record["attributes"]["ApproximateReceiveCount"])
+
+
+def _remaining(context: LambdaContext | None) -> float:
+    return context.get_remaining_time_in_millis() / 1000 if context else LONGEST_SECONDS
+
+
+async def _attempt(works: Mapping[str, Work], job: Job, *, cut_off: bool, seconds: float, last: bool) -> None:
+    """Work on a job that is ours; raises when its message is to be delivered again."""
     if cut_off and job.attempts > CUT_OFF_AT_MOST:
         await _fail(works, job, _took_too_long())
-        return True
+        return
     try:
         async with asyncio.timeout(seconds) as clock:
             await works[job.kind].run(job)
     except WorkFailed as failure:
         await _fail(works, job, failure)
-        return True
     except Exception as error:
         log.warning("job.interrupted", job_id=job.id, kind=job.kind, attempts=job.attempts, exc_info=error)
         if isinstance(error, TimeoutError) and clock.expired() and job.attempts >= CUT_OFF_AT_MOST:
             await _fail(works, job, _took_too_long())
-            return True
+            return
         if last:
             sentence = "It did not work after several attempts; ask for it again later."
             await _fail(works, job, WorkFailed("gave_up", sentence))
         else:
             await _change(job, RELEASE)
-        return False
-    await _change(job, SUCCEED)
-    log.info("job.succeeded", job_id=job.id, kind=job.kind, attempts=job.attempts)
-    return True
+        raise _Again from error
+    else:
+        await _change(job, SUCCEED)
+        log.info("job.succeeded", job_id=job.id, kind=job.kind, attempts=job.attempts)
 
 
 async def _change(job: Job, statement: LiteralString) -> None:

@@ -65,6 +65,7 @@ def deliver(postgres, aws, embedder, monkeypatch):
         records = [
             {
                 "messageId": str(number),
+                "receiptHandle": "gone",
                 "body": jobs.Envelope(job_id=job_id, kind="ingest").model_dump_json(),
                 "attributes": {"ApproximateReceiveCount": str(receives)},
             }

@@ -55,7 +55,12 @@ def messages(aws):
             MessageSystemAttributeNames=["ApproximateReceiveCount"],
         )
         return [
-            {"messageId": each["MessageId"], "body": each["Body"], "attributes": each["Attributes"]}
+            {
+                "messageId": each["MessageId"],
+                "receiptHandle": each["ReceiptHandle"],
+                "body": each["Body"],
+                "attributes": each["Attributes"],
+            }
             for each in answer.get("Messages", [])
         ]
 
@@ -108,7 +113,7 @@ def record(job_id, *, kind="count", receives=1, body=None):
     if body is None:
         body = jobs.Envelope(job_id=job_id, kind=kind).model_dump_json()
     attributes = {"ApproximateReceiveCount": str(receives)}
-    return {"messageId": f"message of {job_id}", "body": body, "attributes": attributes}
+    return {"messageId": f"message of {job_id}", "receiptHandle": "gone", "body": body, "attributes": attributes}
 
 
 class Remaining:
@@ -282,6 +287,38 @@ def test_work_that_was_interrupted_is_queued_again(work, counting, rows, aws):
     counting.error = None
     assert work([record(job.id, receives=2)]) == []
     assert [(row["status"], row["attempts"]) for row in rows("select * from agentkit.jobs")] == [("succeeded", 2)]
+
+
+@pytest.fixture
+def hidden(aws):
+    """How many messages are hidden for now."""
+
+    def ask():
+        name = "ApproximateNumberOfMessagesNotVisible"
+        answer = aws.sqs.get_queue_attributes(QueueUrl=aws.environment["JOBS_QUEUE_URL"], AttributeNames=[name])
+        return int(answer["Attributes"][name])
+
+    return ask
+
+
+def test_the_worker_itself_says_when_interrupted_work_is_tried_again(work, counting, messages, hidden):
+    enqueue()
+    received = messages()
+    assert hidden() == 0
+    counting.error = ConnectionError("the model hung up")
+    work(received)
+    assert hidden() == 1
+
+
+def test_a_message_about_a_job_that_another_worker_is_at_waits_until_that_one_must_be_over(
+    work, messages, hidden, rows
+):
+    enqueue()
+    rows("update agentkit.jobs set status = 'running', attempts = 1, started_at = now()")
+    received = messages()
+    assert hidden() == 0
+    work(received, Remaining(60))
+    assert hidden() == 1
 
 
 def test_the_last_delivery_fails_the_job_and_keeps_the_message(work, counting, rows, aws):
