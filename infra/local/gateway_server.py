@@ -93,6 +93,7 @@ async def _event(request: Request) -> bytes:
         if name != "cookie":
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     text = request.headers.get("content-type", "").startswith(TEXT_TYPES) and _is_utf8(body)
+    # A function URL leaves the path's and the query's percent-encoding as it is.
     path = request.scope["raw_path"].decode("ascii").partition("?")[0]
     identity = str(uuid.uuid4())
     event: dict[str, Any] = {
@@ -100,7 +101,7 @@ async def _event(request: Request) -> bytes:
         "routeKey": "$default",
         "rawPath": path,
         "rawQueryString": request.scope["query_string"].decode("ascii"),
-        "headers": {**headers, "x-forwarded-proto": "http", "x-forwarded-port": str(request.url.port or 80)},
+        "headers": {**headers, "x-forwarded-proto": "http", "x-forwarded-port": str(request.scope["server"][1])},
         "requestContext": {
             "accountId": "anonymous",
             "apiId": "local",
@@ -121,7 +122,7 @@ async def _event(request: Request) -> bytes:
         },
         "isBase64Encoded": bool(body) and not text,
     }
-    if cookies := request.headers.get("cookie"):
+    if cookies := "; ".join(request.headers.getlist("cookie")):
         event["cookies"] = [cookie.strip() for cookie in cookies.split(";")]
     if body:
         event["body"] = body.decode() if text else base64.b64encode(body).decode()
@@ -132,9 +133,13 @@ async def _streamed(invocation: Invocation) -> Response:
     """Return the response that a streaming function has begun; its pieces pass through as they come."""
     pieces = invocation.pieces()
     head = b""
-    while PRELUDE_END not in head:
-        head += await anext(pieces)
-    prelude, _, first = head.partition(PRELUDE_END)
+    async for piece in pieces:
+        head += piece
+        if PRELUDE_END in head:
+            break
+    prelude, found, first = head.partition(PRELUDE_END)
+    if not found:
+        raise FunctionFailed({"errorType": "Runtime.InvalidResponse", "errorMessage": "the answer has no prelude"})
     said = json.loads(prelude)
 
     async def body() -> AsyncIterator[bytes]:

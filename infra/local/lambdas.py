@@ -7,6 +7,7 @@ runtime client. A sandbox that crashes, or takes longer than its function may, i
 
 import asyncio
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ OTHER_SANDBOXES = 3
 LONGEST_QUEUE = 200
 TIMEOUT_SECONDS = 30.0
 LONG_TIMEOUT_SECONDS = 300.0
+# More than Lambda's 10 s: the whole stack may be starting on the same two cores.
+INIT_SECONDS = 60.0
 WATCH_SECONDS = 0.2
 # What a function's role would never hold.
 NOT_FOR_FUNCTIONS = ("ADMIN_", "WORKER_", "DEMO_")
@@ -51,7 +54,10 @@ class Sandbox:
         if not self._function.streams:
             command = [sys.executable, "-m", "awslambdaric", handler]
         environment = {**self._environment, "AWS_LAMBDA_RUNTIME_API": address, "_HANDLER": handler}
-        self._process = Process(f"{self._function.name} sandbox", command, log=self._log, env=environment)
+        # A sandbox is frozen or gone whenever it is not answering: there is nothing that it could put in order.
+        self._process = Process(
+            f"{self._function.name} sandbox", command, log=self._log, env=environment, stop_signal=signal.SIGKILL
+        )
         self._process.start(lambda: True)
         self._watching = asyncio.create_task(self._watch())
 
@@ -72,12 +78,14 @@ class Sandbox:
         """Have the invocation answered; returns when it has been, one way or the other."""
         self.api.submit(invocation)
         try:
+            async with asyncio.timeout(INIT_SECONDS):
+                await self.api.ready.wait()
             async with asyncio.timeout(invocation.timeout_seconds):
                 await invocation.done.wait()
         except TimeoutError:
-            seconds = f"{invocation.timeout_seconds:.2f}"
+            seconds = invocation.timeout_seconds if self.api.ready.is_set() else INIT_SECONDS
             invocation.fail(
-                {"errorType": "Sandbox.Timedout", "errorMessage": f"Error: Task timed out after {seconds} seconds"}
+                {"errorType": "Sandbox.Timedout", "errorMessage": f"Task timed out after {seconds:.2f} seconds"}
             )
             self.stale = True
 
@@ -87,7 +95,7 @@ class Sandbox:
         while (failure := self._process.failure()) is None:  # noqa: ASYNC110
             await asyncio.sleep(WATCH_SECONDS)
         document = self.api.init_error or {"errorType": "Runtime.ExitError", "errorMessage": failure}
-        self.api.fail_current(document)
+        self.api.end({**document, "log": self._process.log_tail()})
 
 
 class LocalFunction:
@@ -120,6 +128,7 @@ class LocalFunction:
         if not self._all:
             sandbox = await self._start()
             self._release(sandbox)
+            await sandbox.api.ready.wait()
 
     def renew(self) -> None:
         """Replace every sandbox, busy ones after what they are answering."""
@@ -133,9 +142,11 @@ class LocalFunction:
 
     async def stop(self) -> None:
         """End every sandbox."""
-        await asyncio.gather(*(sandbox.stop() for sandbox in self._all))
-        for task in list(self._serving):
+        serving = list(self._serving)
+        for task in serving:
             task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.gather(*(sandbox.stop() for sandbox in self._all))
         self._all.clear()
 
     async def _serve(self, sandbox: Sandbox, invocation: Invocation) -> None:
@@ -159,12 +170,22 @@ class LocalFunction:
                 raise Throttled
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    # Its turn had come just as its caller left.
+                    self._let_next_in()
+                raise
 
     async def _start(self) -> Sandbox:
         sandbox = Sandbox(self.function, self._environment, self._log)
         self._all.add(sandbox)
-        await sandbox.start()
+        try:
+            await sandbox.start()
+        except OSError:
+            await self._discard(sandbox)
+            raise
         return sandbox
 
     async def _discard(self, sandbox: Sandbox) -> None:

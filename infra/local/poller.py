@@ -26,19 +26,24 @@ log = logging.getLogger(__name__)
 
 async def poll(lambdas: Lambdas, environment: Mapping[str, str]) -> None:
     """Go on until cancelled; a queue that is out of reach is asked again a second later."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
     if WORKER not in lambdas.functions or not environment.get("JOBS_QUEUE_URL"):
         return
     url = environment["JOBS_QUEUE_URL"]
-    sqs = boto3.client("sqs", endpoint_url=environment.get("AWS_ENDPOINT_URL"))
+    sqs = await asyncio.to_thread(_client, environment)
     while True:
         try:
             await _once(lambdas, sqs, url)
-        except (BotoCoreError, ClientError) as error:
-            log.warning("queue.unavailable: %s", error)
+        except Exception as error:  # noqa: BLE001  # the queue is away, the worker's answer makes no sense: go on
+            log.warning("queue.unavailable: %r", error)
             await asyncio.sleep(AWAY_SECONDS)
+
+
+def _client(environment: Mapping[str, str]) -> "SQSClient":
+    import boto3
+    from botocore.config import Config
+
+    once = Config(connect_timeout=2, read_timeout=WAIT_SECONDS + 3, retries={"total_max_attempts": 1})
+    return boto3.Session().client("sqs", endpoint_url=environment.get("AWS_ENDPOINT_URL"), config=once)
 
 
 async def _once(lambdas: Lambdas, sqs: "SQSClient", url: str) -> None:

@@ -18,6 +18,9 @@ from infra.local.part import LOOPBACK
 
 PREFIX = "/2018-06-01/runtime"
 PRELUDE_END = b"\0" * 8
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+LARGEST_BUFFERED_BYTES = 6_291_556
+LARGEST_STREAMED_BYTES = 200 << 20
 FUNCTION_ARN = "arn:aws:lambda:eu-central-1:000000000000:function:local"
 
 
@@ -44,8 +47,8 @@ class Invocation:
     """Set when the answer begins, or has failed."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
     failure: dict[str, Any] | None = None
-    reset_after_bytes: int | None = None
-    """Break the connection once that much has come: what a function sees when Lambda gives its stream up."""
+    largest_bytes: int = LARGEST_STREAMED_BYTES
+    """An answer over that is refused while it comes."""
     _pieces: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
 
     @property
@@ -87,10 +90,12 @@ class RuntimeApi:
     def __init__(self) -> None:
         self.waiting: asyncio.Queue[Invocation] = asyncio.Queue()
         self.current: dict[str, Invocation] = {}
+        self.ended: dict[str, Any] | None = None
+        """Why there is no sandbox to answer any more."""
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.ready = asyncio.Event()
-        """Set when the sandbox has asked for its first invocation."""
+        """Set when the sandbox has asked for its first invocation, or has ended without."""
         self.init_error: dict[str, Any] | None = None
         self.restores = 0
         """How often the sandbox said that it may be frozen."""
@@ -104,16 +109,25 @@ class RuntimeApi:
         """Stop listening and drop the sandbox's connections."""
         if self._server is not None:
             self._server.close()
+        await self.hang_up()
+
+    async def hang_up(self) -> None:
+        """Drop the sandbox's connections in the middle of whatever they carry; it may connect anew."""
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def submit(self, invocation: Invocation) -> None:
         """Hand an invocation to the sandbox when it asks for the next one."""
-        self.waiting.put_nowait(invocation)
+        if self.ended is not None:
+            invocation.fail(self.ended)
+        else:
+            self.waiting.put_nowait(invocation)
 
-    def fail_current(self, document: dict[str, Any]) -> None:
-        """End with a failure whatever the sandbox was to answer."""
+    def end(self, document: dict[str, Any]) -> None:
+        """The sandbox is no more: whatever it was to answer, now or later, fails with that document."""
+        self.ended = document
+        self.ready.set()
         for invocation in self.current.values():
             invocation.fail(document)
         while not self.waiting.empty():
@@ -125,8 +139,10 @@ class RuntimeApi:
         self._connections.add(task)
         try:
             await _Exchange(self, reader, writer).run()
-        except (OSError, h11.RemoteProtocolError, asyncio.CancelledError):
-            # The sandbox has gone, or is being stopped; what it left unanswered is told by whoever watches it.
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        except (OSError, h11.RemoteProtocolError):
+            # The sandbox has gone; what it left unanswered is told by whoever watches it.
             pass
         finally:
             self._connections.discard(task)
@@ -170,7 +186,9 @@ class _Exchange:
                 await self._take_response(self._api.current[request_id], headers)
             case "POST", ["invocation", request_id, "error"] if request_id in self._api.current:
                 document = json.loads(await self._drained())
-                self._api.current.pop(request_id).fail(document)
+                invocation = self._api.current.pop(request_id)
+                invocation.headers = headers
+                invocation.fail(document)
                 await self._reply(202, b'{"status":"OK"}')
             case "POST", ["init", "error"]:
                 self._api.init_error = json.loads(await self._drained())
@@ -181,6 +199,10 @@ class _Exchange:
 
     async def _hand_out(self) -> None:
         self._api.ready.set()
+        # Who asks for the next one has given up what it had.
+        for left in self._api.current.values():
+            left.fail({"errorType": "Runtime.TruncatedResponse", "errorMessage": "the answer broke off"})
+        self._api.current.clear()
         invocation = await self._api.waiting.get()
         self._api.current[invocation.id] = invocation
         deadline_ms = int((time.time() + invocation.timeout_seconds) * 1000)
@@ -199,23 +221,35 @@ class _Exchange:
     async def _take_response(self, invocation: Invocation, headers: dict[str, str]) -> None:
         invocation.headers = headers
         invocation.begun.set()
+        largest = invocation.largest_bytes
+        if not invocation.streamed:
+            largest = min(largest, LARGEST_BUFFERED_BYTES)
         taken = 0
         while not isinstance(event := await self._event(), h11.EndOfMessage):
             if not isinstance(event, h11.Data):
-                invocation.fail({"errorType": "Runtime.ExitError", "errorMessage": "the answer broke off"})
+                raise ConnectionError
+            taken += len(event.data)
+            if taken > largest:
+                await self._refuse(invocation, largest)
                 raise ConnectionError
             invocation.take(bytes(event.data))
-            taken += len(event.data)
-            if invocation.reset_after_bytes is not None and taken > invocation.reset_after_bytes:
-                self._writer.transport.abort()
-                invocation.fail({"errorType": "Reset", "errorMessage": "the stream was given up"})
-                raise ConnectionError
         invocation.trailers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
         self._api.current.pop(invocation.id, None)
         if kind := invocation.trailers.get("lambda-runtime-function-error-type"):
             invocation.fail({"errorType": kind, "errorMessage": "the function failed while it answered"})
         invocation.end()
         await self._reply(202, b'{"status":"OK"}')
+
+    async def _refuse(self, invocation: Invocation, largest: int) -> None:
+        """Answer 413 before the end of what the sandbox sends, and let it hang up."""
+        sentence = f"Response payload size exceeded maximum allowed payload size ({largest} bytes)."
+        document = {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": sentence}
+        self._api.current.pop(invocation.id)
+        invocation.fail(document)
+        await self._reply(413, json.dumps(document).encode(), {"Connection": "close"})
+        # A reset would take the answer away from under a sandbox that has not read it.
+        while await self._reader.read(1 << 16):
+            pass
 
     async def _drained(self) -> bytes:
         body = b""
