@@ -475,6 +475,44 @@ def test_a_deletion_that_broke_off_leaves_nothing_to_find_and_can_be_repeated(as
     assert rows("select * from agentkit.documents") == []
 
 
+def test_passages_that_a_worker_writes_during_the_deletion_go_too(ask, uploaded, rows, monkeypatch):
+    document_id = uploaded()
+    delete = storage.delete
+
+    async def delete_while_a_worker_writes(key):
+        passage(rows, document_id)
+        await delete(key)
+
+    monkeypatch.setattr(storage, "delete", delete_while_a_worker_writes)
+    assert ask(ADA, "DELETE", f"/v1/documents/{document_id}").status_code == 204
+    assert rows("select * from vecs.passages", database="VECTOR_") == []
+
+
+def test_a_database_that_is_stopped_is_a_problem_and_no_500(ask, postgres):
+    postgres.stop()
+    try:
+        answer = ask(ADA, "POST", "/v1/documents", json=LEASE)
+    finally:
+        postgres.resume()
+    assert problem(answer) == (503, "database_unavailable")
+    assert ask(ADA, "POST", "/v1/documents", json=LEASE).status_code == 201
+
+
+def test_redis_out_of_reach_stops_nobody(ask, monkeypatch):
+    monkeypatch.setenv("UPSTASH_REDIS_REST_URL", f"http://127.0.0.1:{free_port()}")
+    assert ask(ADA, "GET", "/v1/documents").status_code == 200
+
+
+def test_a_text_that_cannot_be_recorded_leaves_no_file(ask, postgres, aws):
+    postgres.stop()
+    try:
+        answer = ask(ADA, "POST", "/v1/documents/text", json={"title": "Notes", "text": "The door is blue."})
+    finally:
+        postgres.resume()
+    assert problem(answer) == (503, "database_unavailable")
+    assert "Contents" not in aws.s3.list_objects_v2(Bucket=aws.environment["STORAGE_BUCKET"])
+
+
 def test_a_token_that_outlived_its_session_deletes_nothing(ask, uploaded, supabase, rows):
     document_id = uploaded()
     supabase.ended.add("5a30b3f6-0c9b-4f9e-9a5e-3f1d3c8e2b11")
