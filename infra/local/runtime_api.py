@@ -97,6 +97,7 @@ class RuntimeApi:
         self.ready = asyncio.Event()
         """Set when the sandbox has asked for its first invocation, or has ended without."""
         self.init_error: dict[str, Any] | None = None
+        """What the sandbox said of its failure to start, or to go on from a snapshot."""
         self.restores = 0
         """How often the sandbox said that it may be frozen."""
 
@@ -190,7 +191,7 @@ class _Exchange:
                 invocation.headers = headers
                 invocation.fail(document)
                 await self._reply(202, b'{"status":"OK"}')
-            case "POST", ["init", "error"]:
+            case "POST", ["init" | "restore", "error"]:
                 self._api.init_error = json.loads(await self._drained())
                 await self._reply(202, b'{"status":"OK"}')
             case _:

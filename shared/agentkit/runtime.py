@@ -274,25 +274,28 @@ async def _report(
 
 
 async def _before_snapshot() -> None:
-    from snapshot_restore_py import get_before_snapshot
-
-    for function, arguments, options in reversed(get_before_snapshot()):
-        await _settled(function(*arguments, **options))
+    if hooks := _snapshot_hooks():
+        for function, arguments, options in reversed(hooks.get_before_snapshot()):
+            await _settled(function(*arguments, **options))
 
 
 async def _restore(connection: Connection) -> None:
     """Let SnapStart freeze the sandbox here, without an open socket; what runs on comes from the picture."""
-    from snapshot_restore_py import get_after_restore
-
     connection.close()
     await connection.call("GET", "/restore/next")
     connection.close()
     try:
-        for function, arguments, options in get_after_restore():
-            await _settled(function(*arguments, **options))
+        if hooks := _snapshot_hooks():
+            for function, arguments, options in hooks.get_after_restore():
+                await _settled(function(*arguments, **options))
     except Exception as error:
         await _report(connection, "/restore/error", error, "Runtime.AfterRestoreError")
         raise SystemExit(1) from error
+
+
+def _snapshot_hooks() -> Any:  # noqa: ANN401  # AWS's module, part of the managed runtimes
+    # Where nobody has imported it, nobody has registered anything with it.
+    return sys.modules.get("snapshot_restore_py")
 
 
 async def _settled(result: Any) -> Any:  # noqa: ANN401  # what any callable returned
