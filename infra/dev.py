@@ -19,6 +19,8 @@ def main() -> int:
     def end(_: int, __: FrameType | None) -> None:
         raise Ended
 
+    # SIGINT too: a shell that starts us in the background has it ignored.
+    signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGTERM, end)
     stack = Stack()
     print("Starting the local stack …", flush=True)
@@ -26,7 +28,7 @@ def main() -> int:
         with stack:
             _print_summary(stack)
             stack.watch()
-    except (KeyboardInterrupt, Ended):
+    except Ended:
         print("\nStopped.")
         return 0
     except AlreadyRunning as running:

@@ -10,23 +10,36 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from infra.functions import Function, declared
 from infra.local.part import Process
 from infra.local.runtime_api import Invocation, RuntimeApi
 
-STREAMING_SANDBOXES = 4
-OTHER_SANDBOXES = 3
-LONGEST_QUEUE = 200
-TIMEOUT_SECONDS = 30.0
-LONG_TIMEOUT_SECONDS = 300.0
 # More than Lambda's 10 s: the whole stack may be starting on the same two cores.
 INIT_SECONDS = 60.0
 WATCH_SECONDS = 0.2
 # What a function's role would never hold.
 NOT_FOR_FUNCTIONS = ("ADMIN_", "WORKER_", "DEMO_")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a function may take."""
+
+    sandboxes: int
+    timeout_seconds: float
+    waiting: int = 200
+    """Callers that may queue for a sandbox."""
+
+    @classmethod
+    def of(cls, function: Function) -> Self:
+        """Return those of a deployed function, with the sandboxes that a developer's machine has room for."""
+        long = function.streams or function.queue
+        return cls(sandboxes=4 if function.streams else 3, timeout_seconds=300.0 if long else 30.0)
 
 
 class Throttled(Exception):  # noqa: N818  # reads as what happened
@@ -101,12 +114,11 @@ class Sandbox:
 class LocalFunction:
     """A function and its sandboxes."""
 
-    def __init__(self, function: Function, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, function: Function, environment: Mapping[str, str], log: Path, limits: Limits) -> None:
         self.function = function
         self._environment = environment
         self._log = log
-        self._limit = STREAMING_SANDBOXES if function.streams else OTHER_SANDBOXES
-        self._timeout_seconds = LONG_TIMEOUT_SECONDS if function.streams or function.queue else TIMEOUT_SECONDS
+        self._limits = limits
         self._idle: list[Sandbox] = []
         self._all: set[Sandbox] = set()
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -115,7 +127,7 @@ class LocalFunction:
     async def invoke(self, event: bytes) -> Invocation:
         """Return the invocation once its answer has begun, or has failed. Raises Throttled."""
         sandbox = await self._acquire()
-        invocation = Invocation(event, self._timeout_seconds)
+        invocation = Invocation(event, self._limits.timeout_seconds)
         task = asyncio.create_task(self._serve(sandbox, invocation))
         # Held here and not by the caller: as on Lambda, an answer is made to its end also when nobody waits for it.
         self._serving.add(task)
@@ -164,9 +176,9 @@ class LocalFunction:
                 if sandbox.alive:
                     return sandbox
                 await self._discard(sandbox)
-            if len(self._all) < self._limit:
+            if len(self._all) < self._limits.sandboxes:
                 return await self._start()
-            if len(self._queue) >= LONGEST_QUEUE:
+            if len(self._queue) >= self._limits.waiting:
                 raise Throttled
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
@@ -208,10 +220,20 @@ class Lambdas:
     """All functions of the project, or those given."""
 
     def __init__(
-        self, environment: Mapping[str, str], logs: Path, functions: tuple[Function, ...] | None = None
+        self,
+        environment: Mapping[str, str],
+        logs: Path,
+        functions: Sequence[Function] | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        """`limits`: for every function, in place of its own."""
         self.functions = {
-            function.name: LocalFunction(function, _environment(function, environment), logs / f"{function.name}.log")
+            function.name: LocalFunction(
+                function,
+                _environment(function, environment),
+                logs / f"{function.name}.log",
+                limits or Limits.of(function),
+            )
             for function in functions or declared()
         }
 

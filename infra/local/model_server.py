@@ -8,6 +8,7 @@ the tools' calls, or to a plain answer; once a tool has answered, it writes free
 """
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -31,7 +32,7 @@ CONTEXT_TOKENS = 4_096
 SLOTS = 2
 # Some 3.5 characters a token in English; the rest of the window is for the answer.
 PROMPT_CHARACTERS = 10_000
-MOST_OUTPUT_TOKENS = 512
+MOST_OUTPUT_TOKENS = 192
 # Unbounded strings in a schema can run on to the end of the window.
 LONGEST_STRING = 120
 LONGEST_ANSWER = 400
@@ -56,7 +57,10 @@ def start_model(port: int) -> xllamacpp.Server:
     settings.model_alias = {MODEL}
     settings.n_ctx = CONTEXT_TOKENS * SLOTS
     settings.n_parallel = SLOTS
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 2
+    # The threads wait for each other at every layer: one too many, on a processor that others use too, and a token
+    # takes a second.
+    threads = max(1, min(4, (os.cpu_count() or 1) // 2))
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     # Polling threads starve everyone else on a small machine: one call took 27 s.
     settings.cpuparams.poll = settings.cpuparams_batch.poll = 0
     settings.use_jinja = True
