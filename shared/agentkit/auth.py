@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -43,6 +44,10 @@ JWKS_BYTES = 256_000
 TOKEN_CHARACTERS = 8_192
 SESSION_KEPT_SECONDS = 30
 SESSIONS_KEPT = 1_000
+# The last second that has a date; a larger `exp` is not a time.
+LAST_SECOND = 253_402_300_799
+# What Supabase answers about a session that has ended; anything else says nothing about the session.
+SESSION_ENDED = (401, 403, 404)
 
 log = telemetry.logger(__name__)
 
@@ -72,20 +77,27 @@ class KeyRing:
     url: str
     keys: dict[str, jwt.PyJWK] = field(default_factory=dict)
     fetched_at: float = float("-inf")
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
         """Return that key, or None when Supabase does not publish it.
 
         Raises Unavailable when the keys cannot be fetched: a stranger is never let in because Supabase was away.
         """
-        # All who need a fetch wait for the same one.
-        async with self.turn:
-            age = time.monotonic() - self.fetched_at
-            if age > KEYS_KEPT_SECONDS or (key_id not in self.keys and age > UNKNOWN_KEY_REFETCH_SECONDS):
-                self.keys = await _fetch_keys(self.url)
-                self.fetched_at = time.monotonic()
+        age = time.monotonic() - self.fetched_at
+        if age > KEYS_KEPT_SECONDS or (key_id not in self.keys and age > UNKNOWN_KEY_REFETCH_SECONDS):
+            if self.fetching is None:
+                self.fetching = asyncio.create_task(self._fetch())
+            # All who need a fetch share one and its outcome; who leaves early does not end it for the others.
+            await asyncio.shield(self.fetching)
         return self.keys.get(key_id)
+
+    async def _fetch(self) -> None:
+        try:
+            self.keys = await _fetch_keys(self.url)
+            self.fetched_at = time.monotonic()
+        finally:
+            self.fetching = None
 
 
 _rings: dict[tuple[str, asyncio.AbstractEventLoop], KeyRing] = {}
@@ -110,9 +122,12 @@ async def verify(token: str) -> Caller:
             options={"require": ["iss", "aud", "exp", "sub"], "strict_aud": True},
         )
         person = UUID(claims["sub"])
+        # Both are read more generously than written: `exp` from a string, a UUID from braces or other digits.
+        if str(person) != claims["sub"].lower() or not _is_time(claims["exp"]):
+            raise jwt.InvalidTokenError("sub or exp is not what it should be")
     except jwt.ExpiredSignatureError as error:
         raise _refusal("token_expired", "The sign-in has expired; refresh it.") from error
-    except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _refusal("token_invalid", "The access token is not valid here.") from error
     if claims.get("role") != ROLE:
         raise _refusal("token_invalid", "The access token is not a signed-in user's.")
@@ -141,7 +156,7 @@ async def session_exists(caller: Caller) -> bool:
             _sessions.clear()
         _sessions[session] = time.monotonic() + SESSION_KEPT_SECONDS
         return True
-    if answer.is_server_error:
+    if answer.status_code not in SESSION_ENDED:
         raise _unavailable()
     return False
 
@@ -224,7 +239,7 @@ async def _key_for(token: str, settings: SupabaseSettings) -> tuple[Any, str]:
         raise _refusal("token_invalid", "The access token does not name its key.")
     key = None
     if settings.supabase_jwks:
-        key = _keys_in(settings.supabase_jwks).get(key_id)
+        key = _configured_keys(settings.supabase_jwks).get(key_id)
     if key is None:
         address = f"{settings.supabase_url.rstrip('/')}/auth/v1/.well-known/jwks.json"
         ring = _rings.setdefault((address, asyncio.get_running_loop()), KeyRing(address))
@@ -248,10 +263,20 @@ async def _fetch_keys(url: str) -> dict[str, jwt.PyJWK]:
                 if len(document) > JWKS_BYTES:
                     raise _unavailable()
         return _keys_in(document)
-    except (httpx.HTTPError, TimeoutError, ValueError) as error:
+    except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
         # No answer, no usable keys, or an error page: theirs to mend, not a reason to sign out.
         log.warning("jwks.unavailable", exc_info=error)
         raise _unavailable() from error
+
+
+@cache
+def _configured_keys(document: str) -> dict[str, jwt.PyJWK]:
+    """Return the keys that the deployment carries; none when it carries something else, and then they are fetched."""
+    try:
+        return _keys_in(document)
+    except (ValueError, RecursionError) as error:
+        log.error("jwks.setting_unusable", exc_info=error)
+        return {}
 
 
 def _keys_in(document: str | bytes) -> dict[str, jwt.PyJWK]:
@@ -264,13 +289,19 @@ def _keys_in(document: str | bytes) -> dict[str, jwt.PyJWK]:
         raise ValueError("not a JWKS document")  # noqa: TRY004  # one error for all that is unusable
     found = {}
     for key in parsed["keys"]:
-        algorithm = KEY_ALGORITHMS.get((key.get("kty"), key.get("crv"))) if isinstance(key, dict) else None
-        if algorithm and isinstance(key.get("kid"), str) and key.get("use", "sig") == "sig":
-            try:
+        if not isinstance(key, dict) or key.get("use", "sig") != "sig" or not isinstance(key.get("kid"), str):
+            continue
+        try:
+            algorithm = KEY_ALGORITHMS.get((key.get("kty"), key.get("crv")))
+            if algorithm and key.get("alg", algorithm) == algorithm:
                 found[key["kid"]] = jwt.PyJWK(key, algorithm)
-            except (jwt.PyJWTError, ValueError, TypeError) as error:
-                log.warning("jwks.key_unusable", kid=key["kid"], exc_info=error)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            log.warning("jwks.key_unusable", kid=key["kid"], exc_info=error)
     return found
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value <= LAST_SECOND
 
 
 def _refusal(code: str, sentence: str) -> Unauthorized:

@@ -16,7 +16,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from mangum import Mangum
@@ -113,6 +113,10 @@ def create_app(name: str) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_middleware(RequestContext)
+    if load(HttpSettings).netlify_signing_secret:
+        from agentkit.auth import netlify_signature
+
+        app.router.dependencies.append(Depends(netlify_signature))
     origins = load(HttpSettings).allowed_origins
     if origins and not _in_lambda():
         app.add_middleware(
