@@ -48,6 +48,7 @@ class SignIn:
     def start(self) -> None:
         """Return once it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
         people = [
             {
                 "id": identity,

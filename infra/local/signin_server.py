@@ -9,6 +9,7 @@ Tokens are signed by ES256 with a key made at the first start. Accounts are kept
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import sqlite3
 import sys
@@ -34,6 +35,7 @@ from infra.local.part import LOOPBACK
 
 TOKEN_SECONDS = 3600
 LEAST_PASSWORD = 6
+REFRESH_TOKEN = re.compile("[a-z0-9]{12}")
 SCHEMA = """
 create table if not exists users (id text primary key, email text unique, password text, app_metadata text,
   user_metadata text, created_at text, last_sign_in_at text);
@@ -64,7 +66,7 @@ class SignIn:
         self._key = _signing_key(folder / "signing_key.pem")
         public = json.loads(ECAlgorithm.to_jwk(self._key.public_key()))
         identity = hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()[:32]
-        self._jwk = {**public, "kid": identity, "alg": "ES256", "use": "sig", "key_ops": ["verify"], "ext": True}
+        self._jwk = {**public, "kid": identity, "alg": "ES256", "use": "sig", "key_ops": ["verify"]}
         for person in people:
             self._add_user(person["id"], person["email"], person["password"], person["app_metadata"])
 
@@ -82,6 +84,8 @@ class SignIn:
             return JSONResponse(self._session(user["id"], session))
         if kind == "refresh_token":
             token = str(body.get("refresh_token", ""))
+            if REFRESH_TOKEN.fullmatch(token) is None:
+                raise Refused(400, "validation_failed", "Refresh token is not valid")
             row = self._database.execute(
                 "select r.used, s.id, s.user_id from refresh_tokens r join sessions s on s.id = r.session_id"
                 " where r.token = ?",
@@ -95,16 +99,15 @@ class SignIn:
                 raise Refused(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
             self._database.execute("update refresh_tokens set used = 1 where token = ?", (token,))
             return JSONResponse(self._session(row["user_id"], row["id"]))
-        raise Refused(400, "validation_failed", "unsupported_grant_type")
+        raise Refused(400, "invalid_credentials", "unsupported_grant_type")
 
     async def sign_up(self, request: Request) -> Response:
         """Make an account and sign it in."""
         body = await _body(request)
-        email, password = str(body.get("email", "")).lower(), str(body.get("password", ""))
+        email = str(body.get("email", "")).lower()
         if "@" not in email:
             raise Refused(400, "validation_failed", "Unable to validate email address: invalid format")
-        if len(password) < LEAST_PASSWORD:
-            raise Refused(422, "weak_password", f"Password should be at least {LEAST_PASSWORD} characters.")
+        password = _password(body)
         if self._user(email=email) is not None:
             raise Refused(422, "user_already_exists", "User already registered")
         identity, session = str(uuid.uuid4()), str(uuid.uuid4())
@@ -115,6 +118,22 @@ class SignIn:
     async def user(self, request: Request) -> Response:
         """Return whose token this is, while its session exists."""
         claims = self._claims(request)
+        return JSONResponse(self._account(claims["sub"]))
+
+    async def change_user(self, request: Request) -> Response:
+        """Change the person's own password or `user_metadata`, and return the account."""
+        claims = self._claims(request)
+        body = await _body(request)
+        if "password" in body:
+            password = _password(body)
+            if _matches(password, self._hash_of(claims["sub"])):
+                raise Refused(422, "same_password", "New password should be different from the old password.")
+            self._database.execute("update users set password = ? where id = ?", (_hashed(password), claims["sub"]))
+        if isinstance(body.get("data"), dict):
+            metadata = self._account(claims["sub"])["user_metadata"] | body["data"]
+            self._database.execute(
+                "update users set user_metadata = ? where id = ?", (json.dumps(metadata), claims["sub"])
+            )
         return JSONResponse(self._account(claims["sub"]))
 
     async def log_out(self, request: Request) -> Response:
@@ -137,6 +156,10 @@ class SignIn:
         """Return the public keys."""
         return JSONResponse({"keys": [self._jwk]}, headers={"Cache-Control": "public, max-age=600"})
 
+    async def settings(self, _: Request) -> Response:
+        """Say which ways of signing in there are."""
+        return JSONResponse({"external": {"email": True}, "disable_signup": False, "mailer_autoconfirm": True})
+
     async def health(self, _: Request) -> Response:
         """Say who this is."""
         return JSONResponse({"name": "GoTrue", "description": "the local stack's stand-in", "version": "local"})
@@ -148,7 +171,7 @@ class SignIn:
 
     def _session(self, user_id: str, session: str) -> Json:
         account = self._account(user_id)
-        refresh, now = secrets.token_urlsafe(9), int(time.time())
+        refresh, now = secrets.token_hex(6), int(time.time())
         self._database.execute("insert into refresh_tokens (token, session_id) values (?, ?)", (refresh, session))
         claims = {
             "iss": self._issuer,
@@ -200,6 +223,10 @@ class SignIn:
         row: sqlite3.Row | None = self._database.execute("select * from users where email = ?", (email,)).fetchone()
         return row
 
+    def _hash_of(self, user_id: str) -> str:
+        row = self._database.execute("select password from users where id = ?", (user_id,)).fetchone()
+        return str(row["password"])
+
     def _add_user(self, identity: str, email: str, password: str, app_metadata: Json) -> None:
         self._database.execute(
             "insert or ignore into users values (?, ?, ?, ?, '{}', ?, null)",
@@ -229,9 +256,18 @@ class SignIn:
 async def _body(request: Request) -> Json:
     try:
         body = await request.json()
+        # Half a surrogate pair can be written in JSON and stored nowhere.
+        json.dumps(body, ensure_ascii=False).encode()
     except ValueError as error:
         raise Refused(400, "bad_json", "Could not parse request body as JSON") from error
     return body if isinstance(body, dict) else {}
+
+
+def _password(body: Json) -> str:
+    password = str(body.get("password", ""))
+    if len(password) < LEAST_PASSWORD:
+        raise Refused(422, "weak_password", f"Password should be at least {LEAST_PASSWORD} characters.")
+    return password
 
 
 def _signing_key(file: Path) -> ec.EllipticCurvePrivateKey:
@@ -288,9 +324,11 @@ def create_app(port: int, folder: Path) -> Starlette:
     routes = [
         Route("/token", guarded(service.token), methods=["POST"]),
         Route("/signup", guarded(service.sign_up), methods=["POST"]),
-        Route("/user", guarded(service.user)),
+        Route("/user", guarded(service.user), methods=["GET"]),
+        Route("/user", guarded(service.change_user), methods=["PUT"]),
         Route("/logout", guarded(service.log_out), methods=["POST"]),
         Route("/.well-known/jwks.json", guarded(service.keys)),
+        Route("/settings", guarded(service.settings)),
         Route("/health", guarded(service.health)),
     ]
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])

@@ -104,6 +104,12 @@ _rings: dict[tuple[str, asyncio.AbstractEventLoop], KeyRing] = {}
 _sessions: dict[str, float] = {}
 
 
+def forget() -> None:
+    """Drop every fetched key and checked session, as after a cold start."""
+    _rings.clear()
+    _sessions.clear()
+
+
 async def verify(token: str) -> Caller:
     """Return the person whom the token names, once its signature, issuer, audience and time are found sound.
 

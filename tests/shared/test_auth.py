@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 import jwt
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from fastapi.testclient import TestClient
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from pydantic import SecretStr
 
 from agentkit import auth
 from agentkit.auth import Admin, CurrentCaller, FreshCaller
@@ -31,7 +33,8 @@ SHARED_SECRET = "a legacy secret of more than thirty-two bytes"
 PUBLISHED_SECRET = b"a symmetric key that someone has published by mistake"
 
 
-def public(key, kid):
+def public(key, kid) -> dict[str, Any]:
+    algorithm: Any
     algorithm, name = {
         ec.EllipticCurvePrivateKey: (ECAlgorithm, "ES256"),
         rsa.RSAPrivateKey: (RSAAlgorithm, "RS256"),
@@ -93,8 +96,7 @@ class Asked(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def supabase(monkeypatch):
-    auth._rings.clear()
-    auth._sessions.clear()
+    auth.forget()
     with Supabase() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -103,8 +105,7 @@ def supabase(monkeypatch):
         server.open.set()
         server.shutdown()
         thread.join()
-    auth._rings.clear()
-    auth._sessions.clear()
+    auth.forget()
 
 
 @pytest.fixture
@@ -500,7 +501,7 @@ def test_a_caller_shows_its_token_to_no_log(people_caller):
 
 @pytest.fixture
 def people_caller():
-    return auth.Caller(ADA.id, claims(ADA), auth.SecretStr("secret-token"))
+    return auth.Caller(ADA.id, claims(ADA), SecretStr("secret-token"))
 
 
 def test_openapi_asks_for_a_bearer_token(application):
