@@ -2,31 +2,38 @@
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from infra.functions import ROOT
 from infra.local.part import PartFailed
-from infra.local.stack import AlreadyRunning, Stack
+from infra.local.stack import FOLDER, AlreadyRunning, Stack
+
+# Ctrl-C, a supervisor's stop, a closed terminal.
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(Exception):  # noqa: N818  # reads as what happened
     """Someone asked us to end."""
 
 
-def main() -> int:
+def main(folder: Path = FOLDER) -> int:
     """Keep the stack up; 0 when it was ended by Ctrl-C or SIGTERM, 1 when a part failed, 2 when one is up already."""
 
     def end(_: int, __: FrameType | None) -> None:
+        # The parts are being stopped from here on: an impatient second Ctrl-C must not leave some of them.
+        for name in ENDINGS:
+            signal.signal(name, signal.SIG_IGN)
         raise Ended
 
     # SIGINT too: a shell that starts us in the background has it ignored.
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGTERM, end)
-    stack = Stack()
+    for name in ENDINGS:
+        signal.signal(name, end)
+    stack = Stack(folder)
     print("Starting the local stack …", flush=True)
     try:
         with stack:
-            _print_summary(stack)
+            _print_summary(stack, folder)
             stack.watch()
     except Ended:
         print("\nStopped.")
@@ -40,10 +47,11 @@ def main() -> int:
     return 0
 
 
-def _print_summary(stack: Stack) -> None:
+def _print_summary(stack: Stack, folder: Path) -> None:
     environment = stack.environment
     url = environment["AGENTKIT_URL"]
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stack.seconds.items())
+    shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     lines = [
         f"Ready ({times}).",
         "",
@@ -52,8 +60,8 @@ def _print_summary(stack: Stack) -> None:
         f"  model       {environment['CHAT_MODEL']} at {environment['OPENAI_BASE_URL']}",
         f"  people      {', '.join(environment[f'DEMO_{name}_EMAIL'] for name in ('ADA', 'BOB', 'ADMIN'))}",
         f"              password: {environment['DEMO_ADA_PASSWORD']}",
-        f"  variables   {(ROOT / '.local' / 'env').relative_to(ROOT)}",
-        f"  logs        {(ROOT / '.local' / 'logs').relative_to(ROOT)}/",
+        f"  variables   {shown}/env",
+        f"  logs        {shown}/logs/",
         "",
         "Ctrl-C ends it. Code under functions/ and shared/ is reloaded when it changes.",
     ]

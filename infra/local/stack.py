@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +69,7 @@ class AlreadyRunning(RuntimeError):  # noqa: N818  # reads as what is the case
 class Stack:
     """The parts of one checkout."""
 
-    def __init__(self, folder: Path = FOLDER, *, parts: list[Part] | None = None) -> None:
+    def __init__(self, folder: Path = FOLDER, *, parts: Sequence[Part] | None = None) -> None:
         """`parts`: others than the stack's own, for tests of the stack itself."""
         self._folder = folder
         self._given = parts
@@ -114,14 +114,13 @@ class Stack:
 
     def stop(self) -> None:
         """End every part, the last one started first."""
-        self._remove_environment()
-        for part in reversed(self._parts):
-            part.stop()
-        self._parts = []
-        self._threads.shutdown()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        with contextlib.ExitStack() as ending:  # each step though another fails, the last named here first
+            ending.callback(self._unlock)
+            # Whoever was still starting may have begun a process after it was told to stop.
+            ending.callback(self._stop_parts)
+            ending.callback(self._threads.shutdown)
+            ending.callback(self._stop_parts)
+            self._remove_environment()
 
     def watch(self, interval_seconds: float = 0.5) -> None:
         """Return never while all parts run; raises PartFailed, naming the one that died, when one does."""
@@ -130,6 +129,17 @@ class Stack:
                 if reason := part.failure():
                     raise PartFailed(reason)
             time.sleep(interval_seconds)
+
+    def _stop_parts(self) -> None:
+        with contextlib.ExitStack() as stopping:  # the last first, and each though another's stop fails
+            for part in self._parts:
+                stopping.callback(part.stop)
+
+    def _unlock(self) -> None:
+        self._parts = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _own_parts(self) -> list[Part]:
         folder = self._folder
@@ -141,17 +151,24 @@ class Stack:
             SignIn(folder, port=_port("sign-in")),
         ]
         self.environment["ALLOWED_ORIGINS"] = os.environ.get("ALLOWED_ORIGINS", ORIGINS)
-        if "OPENAI_BASE_URL" in os.environ or "CHAT_MODEL" in os.environ:
-            own = {name: os.environ[name] for name in OWN_MODEL if name in os.environ}
+        own = {name: os.environ[name] for name in OWN_MODEL if os.environ.get(name)}
+        if "OPENAI_BASE_URL" in own or "CHAT_MODEL" in own:
+            if "CHAT_MODEL" not in own:
+                raise PartFailed("OPENAI_BASE_URL is set: set CHAT_MODEL as well, such as openai:the-model-it-serves.")
             self.environment |= {"OPENAI_API_KEY": "not-set", "OPENAI_BASE_URL": "https://api.openai.com/v1", **own}
         else:
             parts.append(Model(folder, port=_port("model")))
         return parts
 
-    def _start_all(self, parts: list[Part]) -> None:
+    def _start_all(self, parts: Sequence[Part]) -> None:
         def timed(start: Callable[[], None], name: str) -> None:
             began = time.monotonic()
-            start()
+            try:
+                start()
+            except PartFailed:
+                raise
+            except Exception as error:
+                raise PartFailed(f"{name} did not start: {error}") from error
             self.seconds[name] = time.monotonic() - began
 
         started = [self._threads.submit(timed, part.start, part.name) for part in parts]
@@ -192,7 +209,7 @@ def _locked(folder: Path) -> IO[str]:
     except BlockingIOError:
         file.close()
         environment = _read_environment(folder)
-        where = f"at {environment['AGENTKIT_URL']}" if environment else "and is still starting"
+        where = f"at {environment.get('AGENTKIT_URL')}" if environment else "and is still starting"
         raise AlreadyRunning(f"The local stack of this checkout is running already, {where}.") from None
     return file
 
