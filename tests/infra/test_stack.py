@@ -259,7 +259,8 @@ def test_the_real_stack_answers_is_one_to_a_checkout_and_ends_on_ctrl_c(folder, 
     environment = running_environment(folder)
     assert environment is not None
     assert list(environment)[: len(FOR_CLIENTS)] == list(FOR_CLIENTS)
-    assert httpx.get(f"{environment['AGENTKIT_URL']}/v1/health", timeout=60).status_code == 200
+    health = httpx.get(f"{environment['AGENTKIT_URL']}/v1/health", timeout=60)
+    assert health.status_code == 200, health.text
     assert environment["AGENTKIT_URL"] in dev.said
 
     second = subprocess.run(
@@ -284,7 +285,8 @@ def test_the_real_stack_leaves_no_process_when_it_is_killed(folder, dev):
     environment = running_environment(folder)
     assert environment is not None
     # A sandbox with open connections, and Postgres with a client.
-    assert httpx.get(f"{environment['AGENTKIT_URL']}/v1/health", timeout=60).status_code == 200
+    health = httpx.get(f"{environment['AGENTKIT_URL']}/v1/health", timeout=60)
+    assert health.status_code == 200, health.text
     dev.family = psutil.Process(dev.process.pid).children(recursive=True)
     dev.process.kill()
     dev.process.wait()
