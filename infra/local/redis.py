@@ -1,6 +1,8 @@
 """Redis as Upstash serves it: a real redis-server, and Upstash's REST protocol in front."""
 
+import contextlib
 import secrets
+import socket
 import sys
 from collections.abc import Mapping
 from functools import cached_property
@@ -26,7 +28,8 @@ class Redis:
             "redis-server",
             [
                 *(SERVER, "--bind", LOOPBACK, "--port", str(self.server_port), "--dir", self.folder),
-                *("--save", "60 1", "--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"),
+                # Each write is in the file at once, so that a stack that was killed has lost nothing.
+                *("--appendonly", "yes", "--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"),
             ],
             log=folder / "logs" / "redis.log",
         )
@@ -52,7 +55,7 @@ class Redis:
     def start_server(self) -> None:
         """Return once Redis itself answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.server.start(lambda: accepts(self.server_port))
+        self.server.start(self._serves)
 
     def stop(self) -> None:
         """End both."""
@@ -62,6 +65,13 @@ class Redis:
     def failure(self) -> str | None:
         """Why one of them is not running any more, or None while both run."""
         return self.server.failure() or self.facade.failure()
+
+    def _serves(self) -> bool:
+        # While it reads its file it accepts connections, and refuses every command.
+        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, self.server_port), timeout=1) as probe:
+            probe.sendall(b"PING\r\n")
+            return probe.recv(7) == b"+PONG\r\n"
+        return False
 
     @cached_property
     def _token(self) -> str:

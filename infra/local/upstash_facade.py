@@ -14,6 +14,8 @@ from typing import Any
 
 import redis.asyncio
 import uvicorn
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -24,7 +26,9 @@ from starlette.routing import Route
 
 from infra.local.part import LOOPBACK
 
-REFUSED = {"SUBSCRIBE", "PSUBSCRIBE", "MONITOR", "MULTI", "EXEC", "WATCH", "BLPOP", "BRPOP", "BLMOVE", "BZPOPMIN"}
+SESSIONS = set("SUBSCRIBE PSUBSCRIBE SSUBSCRIBE MONITOR MULTI EXEC DISCARD WATCH UNWATCH WAIT".split())
+BLOCKING = set("BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP".split())
+REFUSED = SESSIONS | BLOCKING
 # Upstash's own scripts begin with a flags line that Redis 6 does not know.
 SHEBANG = re.compile(r"\A#!lua[^\n]*")
 ERROR_CODE = re.compile(r"[A-Z]{3,} ")
@@ -38,7 +42,12 @@ class Facade:
     def __init__(self, redis_port: int, token: str) -> None:
         self._token = token
         self._redis = redis.asyncio.Redis(
-            host=LOOPBACK, port=redis_port, protocol=2, max_connections=64, socket_connect_timeout=1
+            host=LOOPBACK,
+            port=redis_port,
+            protocol=2,
+            max_connections=64,
+            # A Redis that is out of reach is told at once; trying again is the client's to decide.
+            retry=Retry(NoBackoff(), 0),
         )
         # Replies as Redis sends them: redis-py would turn some into Python types of its own.
         self._redis.response_callbacks.clear()
@@ -105,9 +114,9 @@ def _command(body: Any) -> Command:  # noqa: ANN401
     if name in REFUSED or (name in {"XREAD", "XREADGROUP"} and "BLOCK" in {str(word).upper() for word in words}):
         raise ResponseError(f"ERR Command is not available: '{name}'")
     if name == "EVAL":
-        words[1] = SHEBANG.sub("", str(words[1]))
-    elif name == "SCRIPT" and str(words[1]).upper() == "LOAD":
-        words[2] = SHEBANG.sub("", str(words[2]))
+        words[1:2] = [SHEBANG.sub("", str(script)) for script in words[1:2]]
+    elif name == "SCRIPT":
+        words[2:3] = [SHEBANG.sub("", str(script)) for script in words[2:3]]
     return words
 
 

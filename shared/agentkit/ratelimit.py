@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, Response
 
-from agentkit import redis
+from agentkit import redis, telemetry
 from agentkit.auth import Caller, CurrentCaller
 from agentkit.errors import TooManyRequests
 from agentkit.settings import RateLimitSettings, load
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 60
 PREFIX = "limit"
+
+log = telemetry.logger(__name__)
 
 
 def limit(name: str, *, per_minute: int) -> Any:  # noqa: ANN401  # what FastAPI's Depends is
@@ -41,20 +43,28 @@ async def check(name: str, caller: Caller, *, per_minute: int) -> dict[str, str]
     Raises TooManyRequests when none was left, RedisUnavailable when Redis is away and the deployment fails closed.
     """
     from upstash_ratelimit.asyncio import Ratelimit
+    from upstash_redis.errors import UpstashError
 
     settings = load(RateLimitSettings)
     allowance = max(1, round(per_minute * settings.rate_limit_scale))
-    limiter = Ratelimit(redis=redis.client(), limiter=_window(allowance), prefix=f"{PREFIX}:{name}")
+    limiter = Ratelimit(
+        # Of the client it uses one command, EVAL.
+        redis=redis.client(),  # type: ignore[arg-type]
+        limiter=_window(allowance),
+        prefix=f"{PREFIX}:{name}",
+    )
     try:
-        counted = await redis.within(limiter.limit(str(caller.id)))
-    except redis.RedisUnavailable:
+        counted = await limiter.limit(str(caller.id))
+    except (redis.RedisUnavailable, UpstashError) as error:
+        if isinstance(error, UpstashError):
+            log.error("limit.not_counted", exc_info=error)
         if settings.rate_limit_fail == "closed":
-            raise
+            raise redis.RedisUnavailable from error
         return {}
     seconds = max(0, math.ceil(counted.reset - time.time()))
     headers = {
         "RateLimit-Policy": f'"{name}";q={allowance};w={WINDOW_SECONDS}',
-        "RateLimit": f'"{name}";r={max(0, counted.remaining)};t={seconds}',
+        "RateLimit": f'"{name}";r={counted.remaining};t={seconds}',
     }
     if not counted.allowed:
         raise TooManyRequests(

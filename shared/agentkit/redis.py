@@ -1,18 +1,22 @@
 """Upstash Redis over HTTP, with hard time limits: a cache must never be what a person waits for.
 
     replies = await pipeline([["GET", "a"], ["INCR", "b"]])     one round trip, each reply or its own error
+    value = await client().get("a")                             Upstash's typed commands, a round trip each
 
-The Upstash client itself waits for ever, sleeps three seconds between retries and hides all replies of a pipeline
-when one fails; here nothing is retried, every request is over within a second, and after a failure Redis is left
-alone for a moment, so that one request does not wait for it several times.
+Upstash's own HTTP client waits for ever, sleeps three seconds between retries, may run a command twice and hides all
+replies of a pipeline when one fails. So its commands travel by a request of ours: nothing is retried, every request is
+over within a second, and after a failure Redis is left alone for a moment, so that one request does not wait for it
+several times.
 """
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,17 +25,21 @@ from agentkit.errors import Unavailable
 from agentkit.settings import RedisSettings, load
 
 if TYPE_CHECKING:
-    from upstash_redis.asyncio import Redis
+    from upstash_redis.commands import AsyncCommands
 
 TIME_LIMIT_SECONDS = 1.0
 # Longer than any request that began before the failure, short enough that nobody misses the cache.
 LEFT_ALONE_SECONDS = 3.0
+# Upstash's answers to a request that it has understood and will not run, such as one that is too large.
+REFUSALS = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
-T = TypeVar("T")
 Command = Sequence[str | int | float]
 
 log = telemetry.logger(__name__)
 _left_alone_until = float("-inf")
+_transport: httpx.AsyncBaseTransport | None = None
+# Connections belong to the event loop that opened them.
+_connections: dict[tuple[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport | None], httpx.AsyncClient] = {}
 
 
 class RedisUnavailable(Unavailable):
@@ -48,37 +56,54 @@ class CommandError:
     message: str
 
 
-def client() -> "Redis":
-    """Return this event loop's Upstash client; use it inside `within`."""
-    return _client(asyncio.get_running_loop())
+async def pipeline(commands: Sequence[Command]) -> list[Any]:
+    """Run commands in order, in one round trip; a CommandError stands where one was refused.
 
-
-async def within(answer: Awaitable[T]) -> T:
-    """Await an answer of Redis, for at most a second; raises RedisUnavailable when there is none."""
+    Not a transaction: others' commands may run in between. Raises RedisUnavailable within a second: whether the
+    commands have run is then unknown.
+    """
     global _left_alone_until  # noqa: PLW0603  # what one request found out spares the next the wait
     if time.monotonic() < _left_alone_until:
-        if asyncio.iscoroutine(answer):
-            answer.close()
         raise RedisUnavailable
+    # JSON may hold halves of surrogate pairs, UTF-8 may not.
+    body = json.dumps([list(command) for command in commands], ensure_ascii=False).encode(errors="replace")
+    settings = load(RedisSettings)
     telemetry.count_round_trip("redis")
     try:
         async with asyncio.timeout(TIME_LIMIT_SECONDS):
-            return await answer
-    # ValueError: an answer that is not JSON, from whatever stands where Redis should be.
+            return await _post(settings, body, len(commands))
+    # ValueError: an answer that is not Upstash's, from whatever stands where Redis should be.
     except (httpx.HTTPError, TimeoutError, ValueError) as error:
         _left_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
         log.warning("redis.unavailable", exc_info=error)
         raise RedisUnavailable from error
 
 
-async def pipeline(commands: Sequence[Command]) -> list[Any]:
-    """Run commands in order, in one round trip; a CommandError stands where one was refused.
+@cache
+def client() -> "AsyncCommands":
+    """Return Upstash's commands as methods: each a round trip under the same limits as `pipeline`.
 
-    Not a transaction: others' commands may run in between. Raises RedisUnavailable.
+    A method raises RedisUnavailable, or upstash_redis.errors.UpstashError with what Redis said to a refused command.
     """
-    settings = load(RedisSettings)
-    body = await within(_post(settings, commands))
-    return [CommandError(item["error"]) if "error" in item else item["result"] for item in body]
+    from upstash_redis.commands import AsyncCommands
+    from upstash_redis.errors import UpstashError
+    from upstash_redis.format import cast_response
+
+    class Client(AsyncCommands):
+        async def execute(self, command: list[Any]) -> Any:  # noqa: ANN401  # as its base has it
+            words = [word if isinstance(word, str | int | float) else json.dumps(word) for word in command]
+            (reply,) = await pipeline([words])
+            if isinstance(reply, CommandError):
+                raise UpstashError(reply.message)
+            return cast_response(command, reply, self)
+
+    return Client()  # type: ignore[no-untyped-call]  # its base has no annotations
+
+
+def use(transport: httpx.AsyncBaseTransport | None) -> None:
+    """Send every request by that transport from now on; None is the network. `agentkit.testing` needs it."""
+    global _transport, _left_alone_until
+    _transport, _left_alone_until = transport, float("-inf")
 
 
 async def close() -> None:
@@ -86,40 +111,38 @@ async def close() -> None:
     global _left_alone_until  # noqa: PLW0603
     _left_alone_until = float("-inf")
     loop = asyncio.get_running_loop()
-    http, upstash = _http(loop), _client(loop)
-    _http.cache_clear()
-    _client.cache_clear()
-    await http.aclose()
-    await upstash.close()
+    for key in [key for key in _connections if key[0] is loop]:
+        await _connections.pop(key).aclose()
 
 
-async def _post(settings: RedisSettings, commands: Sequence[Command]) -> list[dict[str, Any]]:
-    answer = await _http(asyncio.get_running_loop()).post(
+async def _post(settings: RedisSettings, body: bytes, replies: int) -> list[Any]:
+    token = settings.upstash_redis_rest_token.get_secret_value()
+    answer = await _connection().post(
         f"{settings.upstash_redis_rest_url.rstrip('/')}/pipeline",
-        json=[list(command) for command in commands],
-        headers={"Authorization": f"Bearer {settings.upstash_redis_rest_token.get_secret_value()}"},
+        content=body,
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
+    if answer.status_code in REFUSALS:
+        return [CommandError(answer.text)] * replies
     answer.raise_for_status()
-    body = answer.json()
-    if not isinstance(body, list) or len(body) != len(commands):
+    items = answer.json()
+    if not isinstance(items, list) or len(items) != replies:
         raise ValueError("not an answer of Upstash")
-    return body
+    return [_reply(item) for item in items]
 
 
-@cache
-def _http(_: asyncio.AbstractEventLoop) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=TIME_LIMIT_SECONDS)
+def _reply(item: Any) -> Any:  # noqa: ANN401  # JSON in, a reply of Redis out
+    match item:
+        case {"error": str(message)}:
+            return CommandError(message)
+        case {"result": result}:
+            return result
+    raise ValueError("not a reply of Redis")
 
 
-@cache
-def _client(_: asyncio.AbstractEventLoop) -> "Redis":
-    from upstash_redis.asyncio import Redis
-
-    settings = load(RedisSettings)
-    return Redis(
-        settings.upstash_redis_rest_url,
-        settings.upstash_redis_rest_token.get_secret_value(),
-        # A retry could run an INCR twice, and sleeps first.
-        rest_retries=0,
-        allow_telemetry=False,
-    )
+def _connection() -> httpx.AsyncClient:
+    key = (asyncio.get_running_loop(), _transport)
+    if key not in _connections:
+        # The limit is on the whole request, in `pipeline`; httpx would start anew for each of its phases.
+        _connections[key] = httpx.AsyncClient(timeout=None, transport=_transport)  # noqa: S113
+    return _connections[key]

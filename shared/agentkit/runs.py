@@ -5,17 +5,19 @@ a returning browser reads from there, and a stop is a flag that the run sees at 
 
     run = await start(caller.id, chat_id, idempotency_key=None)      one round trip; Conflict while another is live
     if await append(run, frames): ...                                one round trip; true once someone asked to stop
-    await finish(run)
-    async for frames in follow(caller.id, chat_id): ...              replay, then follow to the end
+    await finish(run)                                                one round trip
+    async for frames in follow(run): ...                             replay, then follow to the end
 
 Keys hold the owner's id, so that an equal chat id of someone else's is another run:
 
-    run:{owner}:{chat}:live     the live run's id; expires when its writer has died
-    run:{owner}:{chat}:stop     set when a stop was asked for
-    run:{owner}:{chat}:key:{k}  the run that was started under that Idempotency-Key
-    run:{owner}:{chat}:{id}     the stream: `f` frames as they were sent, `e` how it ended
+    run:{owner:chat}:live     the live run's id; expires when its writer has died
+    run:{owner:chat}:stop     the id of the run that was asked to stop
+    run:{owner:chat}:key:k    the id of the run that was started under the Idempotency-Key k
+    run:{owner:chat}:id       the run's stream: entries 1-0, 2-0, … with `f`, frames as they were sent; the last has `e`
 
-While Redis is away an answer is still given; it cannot be resumed or stopped.
+While Redis is away an answer is still given. A run that could not be started there is not recorded: it cannot be
+resumed or stopped. One that was under way keeps what Redis missed and appends it when Redis is back; an entry's place
+is its id, so that none is there twice when an answer of Redis's was lost.
 """
 
 import asyncio
@@ -28,51 +30,92 @@ from uuid import UUID
 from agentkit import redis, telemetry
 from agentkit.errors import Conflict
 
-# How long a run counts as live after its last sign of life. Appends come at least every ten seconds (heartbeats).
-LIVE_SECONDS = 30
+# How long a run counts as live after its last sign of life; one is given with each flush, several times a second.
+LIVE_SECONDS = 15
 # How long a finished run can be replayed.
 KEPT_SECONDS = 600
+# The longest answer that can be resumed: several times what the model's output limit allows.
+LONGEST_CHARACTERS = 4_000_000
 FIRST_POLL_SECONDS = 0.05
 LONGEST_POLL_SECONDS = 0.25
 BATCH = 500
 
 State = Literal["finished", "stopped", "failed", "interrupted"]
 
-# KEYS live, stop, key-or-live; ARGV run id, live seconds, kept seconds, 1 when there is an idempotency key.
-# Returns {"new", id} or {"same", id} for a repeated idempotency key, or {"busy", id} while another run is live.
+# KEYS live, key (live again when there is none); ARGV run id, live seconds, kept seconds.
+# Returns {"new", id}; {"same", id} for a repeated Idempotency-Key; {"busy", id} while another run is live.
 START = """
-if ARGV[4] == '1' then
-  local first = redis.call('GET', KEYS[3])
+local keyed = KEYS[1] ~= KEYS[2]
+if keyed then
+  local first = redis.call('GET', KEYS[2])
   if first then return {'same', first} end
 end
 local live = redis.call('GET', KEYS[1])
 if live then return {'busy', live} end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-redis.call('DEL', KEYS[2])
-if ARGV[4] == '1' then redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[3]) end
+if keyed then redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3]) end
 return {'new', ARGV[1]}
 """
 
-# KEYS live, stream, stop; ARGV run id, how it ended, kept seconds. The lock is released only while it is still ours.
+# KEYS live, stop, stream; ARGV run id, live seconds, kept seconds, the place of the first entry, entries.
+# Entries that are there already are passed over. Returns "lost" when Redis has forgotten what came before; else "stop"
+# or "go".
+APPEND = """
+local held = redis.call('XLEN', KEYS[3])
+if held < ARGV[4] - 1 then return 'lost' end
+for i = held - ARGV[4] + 6, #ARGV do
+  held = held + 1
+  redis.call('XADD', KEYS[3], string.format('%d-0', held), 'f', ARGV[i])
+end
+redis.call('EXPIRE', KEYS[3], ARGV[3])
+local live = redis.call('GET', KEYS[1])
+if not live or live == ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+if redis.call('GET', KEYS[2]) == ARGV[1] then return 'stop' end
+return 'go'
+"""
+
+# KEYS live, stream, key (live again when there is none); ARGV run id, how it ended, kept seconds, the place of the
+# first entry, entries. The lock is released only while it is still ours. A run that failed before it said anything
+# gives its Idempotency-Key back, so that the same request can be tried again.
 FINISH = """
-redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
+local held = redis.call('XLEN', KEYS[2])
+local ended = ARGV[2]
+if held < ARGV[4] - 1 then
+  ended = 'interrupted'
+else
+  for i = held - ARGV[4] + 6, #ARGV do
+    held = held + 1
+    redis.call('XADD', KEYS[2], string.format('%d-0', held), 'f', ARGV[i])
+  end
+end
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if held == 0 and ended == 'failed' then
+  if redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS[3]) end
+end
+redis.call('XADD', KEYS[2], string.format('%d-0', held + 1), 'e', ended)
 redis.call('EXPIRE', KEYS[2], ARGV[3])
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[3]) end
-return 'OK'
+return ended
 """
 
 # KEYS live, stop; ARGV kept seconds. Asks the live run to stop; 0 when none is live.
 STOP = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('SET', KEYS[2], '1', 'EX', ARGV[1])
+local live = redis.call('GET', KEYS[1])
+if not live then return 0 end
+redis.call('SET', KEYS[2], live, 'EX', ARGV[1])
 return 1
+"""
+
+# KEYS live, stream; ARGV the place of the last entry seen, entries wanted at most.
+# Returns the live run's id ("" for none) and the entries after that place, as one moment saw them.
+LOOK = """
+return {redis.call('GET', KEYS[1]) or '', redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
 """
 
 log = telemetry.logger(__name__)
 
 
 class Interrupted(Exception):  # noqa: N818  # reads as what happened
-    """The run's writer died before it had finished."""
+    """The run's writer died before it had finished, or what it wrote was not all kept."""
 
 
 @dataclass
@@ -82,15 +125,31 @@ class Run:
     owner: UUID
     conversation_id: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    idempotency_key: str | None = None
     repeated: bool = False
     """It was started before, under the same Idempotency-Key: follow it, write nothing."""
     recorded: bool = True
-    """False once Redis was away: nobody can resume or stop this run any more."""
+    """False when Redis does not have it: nobody can resume or stop this run."""
+    entries: int = 0
+    """How many its stream is known to hold."""
+    missing: list[str] = field(default_factory=list)
+    """Entries after those, which Redis is not known to have."""
+    characters: int = 0
 
     @property
     def stream(self) -> str:
         """The key of its Redis stream."""
-        return _key(self.owner, self.conversation_id, self.id)
+        return self.key(self.id)
+
+    def key(self, name: str) -> str:
+        """Return the conversation's key of that name."""
+        # One slot for all keys of a conversation, so that scripts may take them together on a cluster.
+        return f"run:{{{self.owner}:{self.conversation_id}}}:{name}"
+
+    @property
+    def first_key(self) -> str:
+        """The key that a repeated Idempotency-Key is found by; that of the lock when there is none."""
+        return self.key(f"key:{self.idempotency_key}") if self.idempotency_key else self.key("live")
 
 
 async def start(
@@ -100,26 +159,15 @@ async def start(
 
     Raises Conflict with `run_in_progress` while another run of the conversation is live.
     """
-    run = Run(owner, conversation_id)
-    live, stop = (_key(owner, conversation_id, name) for name in ("live", "stop"))
-    first = _key(owner, conversation_id, f"key:{idempotency_key}") if idempotency_key else live
-    command: redis.Command = [
-        *("EVAL", START, 3, live, stop, first),
-        *(run.id, live_seconds, KEPT_SECONDS, 1 if idempotency_key else 0),
-    ]
-    try:
-        (reply,) = await redis.pipeline([command])
-    except redis.RedisUnavailable:
+    run = Run(owner, conversation_id, idempotency_key=idempotency_key)
+    reply = await _run_script(run, START, [run.key("live"), run.first_key], [run.id, live_seconds, KEPT_SECONDS])
+    if reply is None:
         run.recorded = False
         return run
-    if isinstance(reply, redis.CommandError):
-        log.error("run.not_recorded", message=reply.message)
-        run.recorded = False
-        return run
-    outcome, run_id = reply
+    outcome, run.id = reply
     if outcome == "busy":
         raise Conflict("An answer is still being written in this conversation.", code="run_in_progress")
-    run.id, run.repeated = run_id, outcome == "same"
+    run.repeated = outcome == "same"
     return run
 
 
@@ -128,48 +176,57 @@ async def append(run: Run, frames: Sequence[str], *, live_seconds: int = LIVE_SE
 
     `frames` may be empty: a silent run still has to hear of a stop. Never raises for Redis's sake.
     """
+    _take(run, frames)
     if not run.recorded:
         return False
-    commands: list[redis.Command] = [
-        ["GET", _key(run.owner, run.conversation_id, "stop")],
-        ["EXPIRE", _key(run.owner, run.conversation_id, "live"), live_seconds],
-    ]
-    if frames:
-        commands += [["XADD", run.stream, "*", "f", "".join(frames)], ["EXPIRE", run.stream, KEPT_SECONDS]]
-    try:
-        stop, *rest = await redis.pipeline(commands)
-    except redis.RedisUnavailable:
-        # A gap in the stream would resume to a wrong answer: from here on there is no resuming.
+    if run.characters > LONGEST_CHARACTERS:
+        log.error("run.too_long_to_resume", run_id=run.id)
+        run.missing.clear()
+        await finish(run, "interrupted")
         run.recorded = False
         return False
-    for reply in rest:
-        if isinstance(reply, redis.CommandError):
-            log.error("run.append_refused", message=reply.message)
-            run.recorded = False
-    return bool(stop == "1")
+    sent = len(run.missing)
+    reply = await _run_script(
+        run,
+        APPEND,
+        [run.key("live"), run.key("stop"), run.stream],
+        [run.id, live_seconds, KEPT_SECONDS, run.entries + 1, *run.missing],
+    )
+    if reply == "lost":
+        log.error("run.lost", run_id=run.id)
+        run.recorded = False
+    elif reply is not None:
+        run.entries += sent
+        del run.missing[:sent]
+    return bool(reply == "stop")
 
 
-async def finish(run: Run, state: State = "finished") -> None:
-    """Say how the run ended and let the conversation have another; the stream is kept for ten minutes."""
-    live, stop = (_key(run.owner, run.conversation_id, name) for name in ("live", "stop"))
-    command: redis.Command = ["EVAL", FINISH, 3, live, run.stream, stop, run.id, state, KEPT_SECONDS]
-    try:
-        await redis.pipeline([command])
-    except redis.RedisUnavailable:
-        # The lock ends by itself, and readers see that the writer is gone.
-        log.info("run.end_not_recorded", run_id=run.id)
+async def finish(run: Run, state: State = "finished", frames: Sequence[str] = ()) -> None:
+    """Keep the last frames, say how the run ended and let the conversation have another; one round trip.
+
+    The stream is kept for ten minutes. Never raises for Redis's sake: the lock ends by itself, and readers see that
+    the writer is gone.
+    """
+    _take(run, frames)
+    if run.recorded:
+        await _run_script(
+            run,
+            FINISH,
+            [run.key("live"), run.stream, run.first_key],
+            [run.id, state, KEPT_SECONDS, run.entries + 1, *run.missing],
+        )
 
 
 async def request_stop(owner: UUID, conversation_id: str) -> bool:
     """Ask the conversation's live run to stop; False when none is live. Raises RedisUnavailable."""
-    live, stop = (_key(owner, conversation_id, name) for name in ("live", "stop"))
-    (reply,) = await redis.pipeline([["EVAL", STOP, 2, live, stop, KEPT_SECONDS]])
+    any_run = Run(owner, conversation_id)
+    (reply,) = await redis.pipeline([["EVAL", STOP, 2, any_run.key("live"), any_run.key("stop"), KEPT_SECONDS]])
     return bool(reply == 1)
 
 
 async def live_run(owner: UUID, conversation_id: str) -> Run | None:
     """Return the conversation's live run, or None. Raises RedisUnavailable."""
-    (run_id,) = await redis.pipeline([["GET", _key(owner, conversation_id, "live")]])
+    (run_id,) = await redis.pipeline([["GET", Run(owner, conversation_id).key("live")]])
     return Run(owner, conversation_id, run_id) if isinstance(run_id, str) else None
 
 
@@ -179,15 +236,16 @@ async def follow(run: Run) -> AsyncIterator[str]:
     Raises Interrupted when its writer has died before the end, RedisUnavailable when Redis is away. One round trip for
     each look; looks are 50 to 250 ms apart.
     """
-    position, pause = "-", FIRST_POLL_SECONDS
+    seen, pause = 0, FIRST_POLL_SECONDS
     while True:
-        entries, live = await _look(run, position)
-        for entry_id, values in entries:
-            position = f"({entry_id}"
-            named = dict(zip(values[::2], values[1::2], strict=True))
-            if "e" in named:
+        live, entries = await _look(run, seen)
+        for kind, value in entries:
+            if kind == "e" and value == "interrupted":
+                raise Interrupted
+            if kind == "e":
                 return
-            yield named["f"]
+            yield value
+        seen += len(entries)
         if entries:
             pause = FIRST_POLL_SECONDS
         elif live != run.id:
@@ -197,21 +255,32 @@ async def follow(run: Run) -> AsyncIterator[str]:
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
 
-async def _look(run: Run, position: str) -> tuple[list[tuple[str, list[str]]], Any]:
-    """Return the stream's entries from there on, and the id of the conversation's live run."""
-    # The lock is read first: a run that ends in between has written its last entry before it let go.
-    live, entries = await redis.pipeline(
-        [
-            ["GET", _key(run.owner, run.conversation_id, "live")],
-            ["XRANGE", run.stream, position, "+", "COUNT", BATCH],
-        ]
-    )
-    if isinstance(entries, redis.CommandError):
-        log.error("run.unreadable", message=entries.message)
-        return [], None
-    return [(entry_id, values) for entry_id, values in entries], live
+async def _look(run: Run, seen: int) -> tuple[str, list[tuple[str, str]]]:
+    """Return the id of the conversation's live run, and the run's next entries: `f` or `e`, and what it says."""
+    (reply,) = await redis.pipeline([["EVAL", LOOK, 2, run.key("live"), run.stream, seen, BATCH]])
+    if isinstance(reply, redis.CommandError):
+        log.error("run.unreadable", run_id=run.id, message=reply.message)
+        raise Interrupted
+    live, entries = reply
+    return live, [(kind, value) for _, (kind, value) in entries]
 
 
-def _key(owner: UUID, conversation_id: str, name: str) -> str:
-    # One slot for all keys of a conversation, so that scripts may take them together on a cluster.
-    return f"run:{{{owner}:{conversation_id}}}:{name}"
+def _take(run: Run, frames: Sequence[str]) -> None:
+    """Note what was sent as the run's next entry."""
+    if frames and run.recorded:
+        entry = "".join(frames)
+        run.missing.append(entry)
+        run.characters += len(entry)
+
+
+async def _run_script(run: Run, script: str, keys: Sequence[str], values: Sequence[str | int]) -> Any:  # noqa: ANN401
+    """Return the script's reply, or None when Redis is away, or refuses it: then it would again."""
+    try:
+        (reply,) = await redis.pipeline([["EVAL", script, len(keys), *keys, *values]])
+    except redis.RedisUnavailable:
+        return None
+    if isinstance(reply, redis.CommandError):
+        log.error("run.refused", run_id=run.id, message=reply.message)
+        run.recorded = False
+        return None
+    return reply
