@@ -33,7 +33,7 @@ REFUSED = SESSIONS | BLOCKING
 SHEBANG = re.compile(r"\A#!lua[^\n]*")
 ERROR_CODE = re.compile(r"[A-Z]{3,} ")
 
-Command = list[str | int | float]
+Command = list[str]
 
 
 class Facade:
@@ -109,14 +109,14 @@ def _commands(body: Any) -> list[Any]:  # noqa: ANN401
 def _command(body: Any) -> Command:  # noqa: ANN401
     if not isinstance(body, list) or not body:
         raise ResponseError("ERR failed to parse command")
-    words = [each if isinstance(each, str | int | float) else json.dumps(each) for each in body]
-    name = str(words[0]).upper()
-    if name in REFUSED or (name in {"XREAD", "XREADGROUP"} and "BLOCK" in {str(word).upper() for word in words}):
+    words = [each if isinstance(each, str) else json.dumps(each) for each in body]
+    name = words[0].upper()
+    if name in REFUSED or (name in {"XREAD", "XREADGROUP"} and "BLOCK" in {word.upper() for word in words}):
         raise ResponseError(f"ERR Command is not available: '{name}'")
     if name == "EVAL":
-        words[1:2] = [SHEBANG.sub("", str(script)) for script in words[1:2]]
+        words[1:2] = [SHEBANG.sub("", script) for script in words[1:2]]
     elif name == "SCRIPT":
-        words[2:3] = [SHEBANG.sub("", str(script)) for script in words[2:3]]
+        words[2:3] = [SHEBANG.sub("", script) for script in words[2:3]]
     return words
 
 

@@ -61,15 +61,16 @@ async def check(name: str, caller: Caller, *, per_minute: int) -> dict[str, str]
         if settings.rate_limit_fail == "closed":
             raise redis.RedisUnavailable from error
         return {}
-    seconds = max(0, math.ceil(counted.reset - time.time()))
+    # Past the window's end, not at it: there the whole of the last window would still count.
+    seconds = max(0, math.floor(counted.reset - time.time())) + 1
     headers = {
         "RateLimit-Policy": f'"{name}";q={allowance};w={WINDOW_SECONDS}',
         "RateLimit": f'"{name}";r={counted.remaining};t={seconds}',
     }
     if not counted.allowed:
         raise TooManyRequests(
-            f"At most {allowance} requests a minute; try again in {max(1, seconds)} s.",
-            headers={**headers, "Retry-After": str(max(1, seconds))},
+            f"At most {allowance} requests a minute; try again in {seconds} s.",
+            headers={**headers, "Retry-After": str(seconds)},
         )
     return headers
 

@@ -73,6 +73,8 @@ class MemoryRedis(httpx.AsyncBaseTransport):
             return {"result": self.run(*command)}
         except Refused as refusal:
             return {"error": str(refusal)}
+        except (TypeError, ValueError):
+            return {"error": f"ERR wrong number or kind of arguments for '{command[0]}'"}
 
     @cached_property
     def _commands(self) -> dict[str, Callable[..., Reply]]:
