@@ -32,6 +32,8 @@ REFUSED = SESSIONS | BLOCKING
 # Upstash's own scripts begin with a flags line that Redis 6 does not know.
 SHEBANG = re.compile(r"\A#!lua[^\n]*")
 ERROR_CODE = re.compile(r"[A-Z]{3,} ")
+# Redis never answers a command without a name.
+NAME = re.compile(r"[A-Z][A-Z0-9._-]*")
 
 Command = list[str]
 
@@ -111,6 +113,8 @@ def _command(body: Any) -> Command:  # noqa: ANN401
         raise ResponseError("ERR failed to parse command")
     words = [each if isinstance(each, str) else json.dumps(each) for each in body]
     name = words[0].upper()
+    if not NAME.fullmatch(name):
+        raise ResponseError(f"ERR unknown command '{words[0]}'")
     if name in REFUSED or (name in {"XREAD", "XREADGROUP"} and "BLOCK" in {word.upper() for word in words}):
         raise ResponseError(f"ERR Command is not available: '{name}'")
     if name == "EVAL":

@@ -174,7 +174,8 @@ async def start(
 async def append(run: Run, frames: Sequence[str], *, live_seconds: int = LIVE_SECONDS) -> bool:
     """Keep what was sent, say that the run is alive, and return whether someone asked it to stop; one round trip.
 
-    `frames` may be empty: a silent run still has to hear of a stop. Never raises for Redis's sake.
+    `frames` may be empty: a silent run still has to hear of a stop. A run has one writer, so one call at a time. Never
+    raises for Redis's sake.
     """
     _take(run, frames)
     if not run.recorded:
@@ -185,7 +186,6 @@ async def append(run: Run, frames: Sequence[str], *, live_seconds: int = LIVE_SE
         await finish(run, "interrupted")
         run.recorded = False
         return False
-    sent = len(run.missing)
     reply = await _run_script(
         run,
         APPEND,
@@ -196,8 +196,8 @@ async def append(run: Run, frames: Sequence[str], *, live_seconds: int = LIVE_SE
         log.error("run.lost", run_id=run.id)
         run.recorded = False
     elif reply is not None:
-        run.entries += sent
-        del run.missing[:sent]
+        run.entries += len(run.missing)
+        run.missing.clear()
     return bool(reply == "stop")
 
 

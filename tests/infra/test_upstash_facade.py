@@ -100,6 +100,10 @@ def test_a_value_that_only_looks_like_an_acknowledgement_stays_itself(client):
     assert client.get("a") == "OK"
 
 
+def test_an_acknowledgement_is_plain_in_either_encoding(post):
+    assert post("/", ["SET", "a", "x"], **{"Upstash-Encoding": "base64"}).json() == {"result": "OK"}
+
+
 def test_base64_carries_bytes_that_are_no_text(server, post):
     with raw(server) as connection:
         connection.set("bytes", b"\xff\x00\xfe")
@@ -159,6 +163,14 @@ def test_what_needs_a_connection_of_its_own_is_refused(post, command):
     answer = post("/", command)
     assert answer.status_code == 400
     assert "not available" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["", " ", "\0", "GET a", "no-such-command", "ß", 7, None, [], {}])
+def test_what_is_no_command_is_refused_and_spoils_nothing(post, name):
+    assert post("/", [name, "a"]).status_code == 400
+    (refused, pong) = post("/pipeline", [[name], ["PING"]]).json()
+    assert refused["error"].startswith("ERR ")
+    assert pong == {"result": "PONG"}
 
 
 @pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic abc"])

@@ -106,11 +106,17 @@ async def test_a_typed_command_is_one_round_trip_under_the_same_limits(wire):
 
 async def test_a_silent_redis_is_given_up_at_the_limit_and_then_left_alone(silent):
     with telemetry.counting_round_trips() as counted:
-        for _ in range(5):
-            with pytest.raises(redis.RedisUnavailable):
-                await redis.pipeline([["PING"]])
+        # Longer than its limit, shorter than any other.
+        async with asyncio.timeout(4):
+            for _ in range(5):
+                with pytest.raises(redis.RedisUnavailable):
+                    await redis.pipeline([["PING"]])
     assert len(silent) == 1
     assert counted == {"redis": 1}
+
+
+def test_nobody_waits_longer_than_a_second():
+    assert redis.TIME_LIMIT_SECONDS <= 1 < redis.LEFT_ALONE_SECONDS
 
 
 async def test_those_who_wait_at_the_same_time_wait_once_each(silent):

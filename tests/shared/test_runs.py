@@ -179,7 +179,7 @@ async def test_an_idempotency_key_cannot_pose_as_another_name():
     await runs.finish(run)
     for key in ("live", "stop", run.id, "key:k", "}:key:k", "k:"):
         other = await runs.start(ADA.id, CHAT, idempotency_key=key)
-        assert other.repeated is False
+        assert (other.repeated, other.recorded) == (False, True)
         await runs.finish(other)
     assert await read(run) == ""
 
@@ -244,6 +244,13 @@ async def test_the_lock_ends_by_itself_and_every_append_renews_it():
     assert 95 <= await ask("TTL", run.key("live")) <= 100
     await runs.append(run, ["a"], live_seconds=1_000)
     assert 995 <= await ask("TTL", run.key("live")) <= 1_000
+    assert 595 <= await ask("TTL", run.stream) <= 600
+
+
+@either
+async def test_a_run_that_said_nothing_ends_by_itself_too():
+    run = await runs.start(ADA.id, CHAT)
+    await runs.finish(run)
     assert 595 <= await ask("TTL", run.stream) <= 600
 
 
