@@ -12,6 +12,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ VERSION = "v1"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:=-]{8,128}")
 # What leaves Lambda as text; anything else is base64, a third larger.
 TEXT_TYPES = ["text/", "application/json", PROBLEM_JSON]
+# Where a request's scope holds what `add_headers` was given.
+ADDED_HEADERS = "agentkit.headers"
 EXPOSED_HEADERS = ["X-Request-Id", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"]
 
 log = telemetry.logger(__name__)
@@ -71,12 +74,17 @@ class RequestContext:
         identity = _request_id(scope)
         began = time.perf_counter()
         status: int | None = None
+        added: dict[str, str] = scope.setdefault(ADDED_HEADERS, {})
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", identity.encode())]
+                ours = {**added, "X-Request-Id": identity}
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *((name.lower().encode(), value.encode()) for name, value in ours.items()),
+                ]
             await send(message)
 
         token = telemetry.request_id.set(identity)
@@ -94,6 +102,14 @@ class RequestContext:
                 seconds = round(time.perf_counter() - began, 4)
                 log.info("request.answered", **request, status=status, seconds=seconds, round_trips=dict(round_trips))
                 telemetry.request_id.reset(token)
+
+
+def add_headers(request: Request, headers: Mapping[str, str]) -> None:
+    """Put headers on the request's answer, whatever it becomes: a value, a stream or a problem.
+
+    FastAPI's own way, a dependency's `response.headers`, reaches an answer only when the endpoint returns a value.
+    """
+    request.scope.setdefault(ADDED_HEADERS, {}).update(headers)
 
 
 def create_app(name: str) -> FastAPI:

@@ -2,9 +2,9 @@
 
     @app.post("/search", dependencies=[limit("search", per_minute=60)])
 
-Every answer carries `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10), a refused one
-`Retry-After` as well. While Redis is away callers are let through, unless RATE_LIMIT_FAIL=closed.
-RATE_LIMIT_SCALE multiplies all limits; a load test lifts them with it.
+Every answer, a problem or a stream too, carries `RateLimit-Policy` and `RateLimit`
+(draft-ietf-httpapi-ratelimit-headers-10), and a refused one `Retry-After` as well. While Redis is away callers are let
+through, unless RATE_LIMIT_FAIL=closed. RATE_LIMIT_SCALE multiplies all limits; a load test lifts them with it.
 """
 
 import math
@@ -12,11 +12,12 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, Response
+from fastapi import Depends, Request
 
 from agentkit import redis, telemetry
 from agentkit.auth import Caller, CurrentCaller
 from agentkit.errors import TooManyRequests
+from agentkit.http import add_headers
 from agentkit.settings import RateLimitSettings, load
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ log = telemetry.logger(__name__)
 def limit(name: str, *, per_minute: int) -> Any:  # noqa: ANN401  # what FastAPI's Depends is
     """Return a dependency that counts the caller's requests of that name and refuses those over the limit."""
 
-    async def within_limit(caller: CurrentCaller, response: Response) -> None:
-        response.headers.update(await check(name, caller, per_minute=per_minute))
+    async def within_limit(caller: CurrentCaller, request: Request) -> None:
+        add_headers(request, await check(name, caller, per_minute=per_minute))
 
     return Depends(within_limit)
 

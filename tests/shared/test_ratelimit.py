@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from fastapi import Response
+from fastapi.responses import StreamingResponse
 
 from agentkit import ratelimit, redis
 from agentkit.auth import CurrentCaller
+from agentkit.errors import NotFound
 from agentkit.http import create_app
 from agentkit.ratelimit import limit
 from tests.parts.people import ADA, BOB, bearer, caller
@@ -27,6 +30,21 @@ async def sample(caller: CurrentCaller) -> str:
 @app.post("/other", dependencies=[limit("other", per_minute=3)])
 async def other() -> str:
     return "other"
+
+
+@app.post("/missing", dependencies=[limit("missing", per_minute=3)])
+async def missing() -> None:
+    raise NotFound("No such thing.")
+
+
+@app.post("/stream", dependencies=[limit("stream", per_minute=3)])
+async def stream() -> Response:
+    return StreamingResponse(iter(["piece"]))
+
+
+@app.post("/broken", dependencies=[limit("broken", per_minute=3)])
+async def broken() -> None:
+    raise ZeroDivisionError
 
 
 @pytest.fixture
@@ -62,6 +80,14 @@ async def test_each_answer_says_what_is_left_and_until_when(ask):
         # The window ends 48 s from now; a moment later it no longer counts in full.
         assert answer.headers["RateLimit"] == f'"sample";r={left};t=49'
         assert "Retry-After" not in answer.headers
+
+
+@either
+@pytest.mark.parametrize(("route", "status"), [("missing", 404), ("stream", 200), ("broken", 500)])
+async def test_an_answer_says_so_whatever_it_is(ask, route, status):
+    answer = await ask(ADA, f"/v1/{route}")
+    assert answer.status_code == status
+    assert answer.headers.get_list("RateLimit") == [f'"{route}";r=2;t=49']
 
 
 @either
