@@ -6,18 +6,23 @@
 
 Identity is set inside the transaction (`set_config(…, true)`), so it ends with it and a pooled connection carries
 nothing over; Supavisor's transaction mode works, as no statement is prepared by name. A guarded read is one network
-round trip: begin, identity, query and commit travel together in a pipeline.
+round trip: begin, identity, query and commit travel together in a pipeline. A connection that is not known to be idle
+(its task was cancelled, its rollback failed) is given up and never handed to the next person.
 
 The functions' login owns nothing, cannot bypass row-level security and cannot become the service.
 """
 
 import asyncio
 import json
+import os
 import select
+import socket
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from agentkit import telemetry
@@ -32,6 +37,11 @@ CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT = "10s"
 # A caller waits at most this long in all, also when the network swallows packets.
 TIME_LIMIT_SECONDS = 15.0
+# A connection that has rested longer is asked whether it still stands: a frozen sandbox hears no goodbye.
+RESTED_SECONDS = 60.0
+PROBE_TIMEOUT_SECONDS = 2.0
+# How long a request that is over still tries to end its query at the server.
+CANCEL_TIMEOUT_SECONDS = 1.0
 
 AS_CALLER = (
     "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true),"
@@ -62,6 +72,9 @@ class _Link:
     """The sandbox's one connection to a database; a sandbox answers one request, its tasks take turns."""
 
     connection: "AsyncConnection[Row] | None" = None
+    """Idle, and nobody's: while someone has it, it is not here."""
+    used_at: float = 0.0
+    """When it was last put back, by the wall clock: the monotonic one may stand still while a sandbox is frozen."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -97,8 +110,7 @@ async def fetch_all(
 
     All of them take effect or none does.
     """
-    async with _turn(database) as link, _recovering(link):
-        connection = await _connected(database, link)
+    async with _turn(database) as connection:
         async with connection.pipeline():
             await connection.execute("begin")
             await connection.execute(AS_CALLER, [json.dumps(caller.claims)])
@@ -129,8 +141,7 @@ async def service_transaction(
 
 async def ping(database: Database) -> None:
     """Return when that database answers; raises Unavailable when it does not."""
-    async with _turn(database) as link, _recovering(link):
-        connection = await _connected(database, link)
+    async with _turn(database) as connection:
         telemetry.count_round_trip("postgres")
         await connection.execute("select 1")
 
@@ -148,8 +159,7 @@ async def close() -> None:
 async def _transaction(
     database: Database, identity: LiteralString, value: str
 ) -> AsyncIterator["AsyncConnection[Row]"]:
-    async with _turn(database) as link, _recovering(link):
-        connection = await _connected(database, link)
+    async with _turn(database) as connection:
         async with connection.pipeline():
             await connection.execute("begin")
             await connection.execute(identity, [value])
@@ -160,34 +170,96 @@ async def _transaction(
 
 
 @asynccontextmanager
-async def _turn(database: Database) -> AsyncIterator[_Link]:
+async def _turn(database: Database) -> AsyncIterator["AsyncConnection[Row]"]:
+    """Lend the connection to one task at a time, for a bounded time; failures come out as the problems they mean."""
     link = _links.setdefault((database, asyncio.get_running_loop()), _Link())
     async with link.turn:
-        yield link
+        limit = asyncio.timeout(TIME_LIMIT_SECONDS)
+        connection = None
+        try:
+            async with limit:
+                connection = await _reusable(link) or await _connect(database)
+                yield connection
+        except BaseException as error:
+            problem = _problem(error, too_late=limit.expired())
+            if problem is None:
+                raise
+            raise problem from error
+        finally:
+            if connection is not None:
+                await _give_back(link, connection)
 
 
-async def _connected(database: Database, link: _Link) -> "AsyncConnection[Row]":
-    """Return the connection, opened anew when there is none or the server has closed it while it was idle."""
-    if link.connection is not None and _has_died(link.connection):
-        await link.connection.close()
-        link.connection = None
-    if link.connection is None:
-        import psycopg
-        from psycopg.rows import dict_row
+async def _connect(database: Database) -> "AsyncConnection[Row]":
+    from psycopg.rows import dict_row
 
-        settings = load(DatabaseSettings)
-        url = settings.database_url if database is Database.APP else settings.vector_database_url
-        telemetry.count_round_trip("postgres_connect")
-        link.connection = await psycopg.AsyncConnection.connect(
-            url.get_secret_value(),
-            autocommit=True,
-            prepare_threshold=None,
-            row_factory=dict_row,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            application_name="agentkit",
-            tcp_user_timeout=int(TIME_LIMIT_SECONDS * 1000),
-        )
-    return link.connection
+    settings = load(DatabaseSettings)
+    url = settings.database_url if database is Database.APP else settings.vector_database_url
+    telemetry.count_round_trip("postgres_connect")
+    return await _connection_class().connect(
+        url.get_secret_value(),
+        autocommit=True,
+        prepare_threshold=None,
+        row_factory=dict_row,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        application_name="agentkit",
+        tcp_user_timeout=int(TIME_LIMIT_SECONDS * 1000),
+    )
+
+
+@cache
+def _connection_class() -> "type[AsyncConnection[Row]]":
+    import psycopg
+
+    class Connection(psycopg.AsyncConnection[Row]):
+        """psycopg's, which does not keep a cancelled task waiting for a server that is gone (its own limits: 10 s)."""
+
+        async def cancel_safe(self, *, timeout: float = CANCEL_TIMEOUT_SECONDS) -> None:  # noqa: ASYNC109  # its base's
+            """Ask the server to end the query; when that cannot be done, hang up."""
+            try:
+                await super().cancel_safe(timeout=min(timeout, CANCEL_TIMEOUT_SECONDS))
+            except BaseException:
+                _hang_up(self)
+                raise
+
+    return Connection
+
+
+def _hang_up(connection: "AsyncConnection[Row]") -> None:
+    """End the conversation without a word, so that whoever waits for an answer is told that it is over."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+async def _reusable(link: _Link) -> "AsyncConnection[Row] | None":
+    """Take the resting connection, unless there is none or the other side is gone."""
+    import psycopg
+
+    connection, link.connection = link.connection, None
+    if connection is None:
+        return None
+    try:
+        if not _has_died(connection):
+            if time.time() - link.used_at > RESTED_SECONDS:
+                await _probe(connection)
+            return connection
+    except psycopg.OperationalError:
+        log.info("database.connection_lost")
+    except BaseException:
+        await connection.close()
+        raise
+    await connection.close()
+    return None
+
+
+async def _probe(connection: "AsyncConnection[Row]") -> None:
+    """Return when the server answers on that connection; raises psycopg.OperationalError when it does not, soon."""
+    telemetry.count_round_trip("postgres")
+    patience = asyncio.get_running_loop().call_later(PROBE_TIMEOUT_SECONDS, _hang_up, connection)
+    try:
+        await connection.execute("select 1")
+    finally:
+        patience.cancel()
 
 
 def _has_died(connection: "AsyncConnection[Row]") -> bool:
@@ -195,59 +267,47 @@ def _has_died(connection: "AsyncConnection[Row]") -> bool:
 
     Postgres says nothing to an idle client but goodbye, so anything to read means that it is over.
     """
-    if connection.closed:
-        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 
-@asynccontextmanager
-async def _recovering(link: _Link) -> AsyncIterator[None]:
-    """Bound the time, translate failures, and never leave a connection in an unknown state to the next person."""
-    try:
-        async with asyncio.timeout(TIME_LIMIT_SECONDS):
-            yield
-    except BaseException as error:
-        await _restore(link)
-        problem = _problem(error)
-        if problem is None:
-            raise
-        raise problem from error
+async def _give_back(link: _Link, connection: "AsyncConnection[Row]") -> None:
+    """Put the connection back once it is known to be idle, rolled back if need be; otherwise close it.
 
-
-async def _restore(link: _Link) -> None:
-    """Roll back, or give the connection up.
-
-    A rollback is tried only where a transaction is open and idle. In any other state (a query still running because
+    A rollback is tried only where a transaction is open and at rest. In any other state (a query still running because
     its task was cancelled, a pipeline cut in the middle) what the server will do next is not known.
     """
-    from psycopg.pq import TransactionStatus
+    from psycopg.pq import PipelineStatus, TransactionStatus
 
-    connection = link.connection
-    if connection is None:
-        return
-    open_and_idle = TransactionStatus.INTRANS, TransactionStatus.INERROR
-    if not connection.closed and connection.info.transaction_status in open_and_idle:
-        with suppress(Exception):
-            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                await connection.execute("rollback")
-    if connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
-        link.connection = None
-        with suppress(Exception):
+    def idle() -> bool:
+        state = connection.pgconn
+        return state.transaction_status == TransactionStatus.IDLE and state.pipeline_status == PipelineStatus.OFF
+
+    try:
+        at_rest = TransactionStatus.INTRANS, TransactionStatus.INERROR
+        if not connection.closed and connection.info.transaction_status in at_rest:
+            with suppress(Exception):
+                async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                    await connection.execute("rollback")
+    finally:
+        if not connection.closed and idle():
+            link.connection, link.used_at = connection, time.time()
+        else:
             await connection.close()
 
 
-def _problem(error: BaseException) -> Problem | None:
+def _problem(error: BaseException, *, too_late: bool) -> Problem | None:
     """Return the problem that a failure of the database means to the client; None for what is not the database's."""
     import psycopg
 
-    if isinstance(error, TimeoutError | psycopg.errors.QueryCanceled):
+    if isinstance(error, psycopg.errors.QueryCanceled) or (too_late and isinstance(error, TimeoutError)):
         log.warning("database.timeout", exc_info=error)
         return Unavailable("The database took too long.", code="database_timeout")
     if isinstance(error, psycopg.OperationalError):
         log.warning("database.unavailable", exc_info=error)
         return Unavailable("The database cannot be reached just now.", code="database_unavailable")
-    if isinstance(error, psycopg.DataError):
+    # UnicodeEncodeError: half of a surrogate pair, which psycopg cannot send.
+    if isinstance(error, psycopg.DataError | UnicodeEncodeError):
         return Invalid("A value of the request cannot be stored.")
     return None
