@@ -13,7 +13,7 @@ from agentkit.embeddings import embed_one
 from agentkit.errors import Problem, UpstreamFailed
 from agentkit.passages import Match
 from agentkit.settings import ModelSettings, load
-from agentkit.ui_stream import StreamWriter
+from agentkit.ui_writer import StreamWriter
 from functions.chat.citations import Citation, Citations
 from functions.chat.history import Turn
 

@@ -23,7 +23,8 @@ from agentkit.http import create_app, lambda_handler
 from agentkit.ratelimit import limit
 from agentkit.settings import ModelSettings, load
 from agentkit.ui_message import CHAT_ID, ChatRequest
-from agentkit.ui_stream import Ending, StreamWriter
+from agentkit.ui_stream import Ending
+from agentkit.ui_writer import StreamWriter
 from functions.chat import agent, history
 
 PER_MINUTE = 20

@@ -1,9 +1,9 @@
 """From what an agent does to what `useChat` reads: a stream that always ends as the protocol wants it.
 
-    async def answer(writer: StreamWriter) -> None:          what happens meanwhile, written as it happens
+    async def answer(writer: StreamWriter) -> None:                                 says what happens as it happens
         writer.text("Hello")
 
-    async def save(ending: Ending) -> dict[str, Any]: ...    keeps the answer, returns its metadata
+    async def save(writer: StreamWriter, ending: Ending) -> dict[str, Any]: ...     keeps it, returns its metadata
 
     return respond(run, answer, save, message_id=..., seconds=...)
 
@@ -15,9 +15,7 @@ has gone. It ends in one of four ways: finished, stopped by the user, cut at its
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal
 
 from fastapi.responses import StreamingResponse
@@ -25,19 +23,17 @@ from fastapi.responses import StreamingResponse
 from agentkit import runs, telemetry
 from agentkit.errors import Problem
 from agentkit.runs import Run
-from agentkit.ui_message import (
-    DONE,
-    PING,
-    STREAM_HEADERS,
-    Chunk,
-    Data,
-    FinishReason,
-    SourceDocument,
-    frame,
-)
+from agentkit.ui_message import DONE, PING, STREAM_HEADERS, frame, storable, storable_json
+from agentkit.ui_writer import StreamWriter
 
-FLUSH_SECONDS = 0.2
+# How often Redis gets what was sent, and how often a silent run asks whether it should stop.
+FLUSH_SECONDS = 0.1
+LISTEN_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
+# How long an answer that is told to end may take to let go of what it holds.
+LETTING_GO_SECONDS = 1.0
+
+FAILED = "The answer could not be completed."
 
 Ending = Literal["finished", "stopped", "length", "failed"]
 
@@ -46,128 +42,8 @@ log = telemetry.logger(__name__)
 _conducting: set[asyncio.Task[None]] = set()
 
 
-@dataclass
-class StreamWriter:
-    """Chunks in the protocol's order, whatever order things happen in; open parts are known, so all can be closed."""
-
-    send: Callable[[str], None]
-    """Takes each frame as soon as it is written."""
-    parts: list[dict[str, Any]] = field(default_factory=list)
-    """The answer so far as an AI SDK message's parts, to be saved."""
-    _text: dict[str, Any] | None = None
-    _text_id: str = ""
-    _pending_tools: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _in_step: bool = False
-
-    @property
-    def said(self) -> str:
-        """All text so far."""
-        return "".join(part["text"] for part in self.parts if part["type"] == "text")
-
-    def write(self, chunk: Chunk) -> None:
-        """Send one chunk as it is."""
-        self.send(frame(chunk))
-
-    def start(self, message_id: str) -> None:
-        """Begin the answer."""
-        self.write({"type": "start", "messageId": message_id})
-
-    def start_step(self) -> None:
-        """Begin a call of the model; one that is open is ended first."""
-        self.end_step()
-        self._in_step = True
-        self.parts.append({"type": "step-start"})
-        self.write({"type": "start-step"})
-
-    def end_step(self) -> None:
-        """End the model's call, with its text."""
-        self.end_text()
-        if self._in_step:
-            self._in_step = False
-            self.write({"type": "finish-step"})
-
-    def text(self, delta: str) -> None:
-        """Add to the text, opening a part when none is open."""
-        if not delta:
-            return
-        if self._text is None:
-            self._text_id = uuid.uuid4().hex[:12]
-            self._text = {"type": "text", "text": "", "state": "done"}
-            self.parts.append(self._text)
-            self.write({"type": "text-start", "id": self._text_id})
-        self._text["text"] += delta
-        self.write({"type": "text-delta", "id": self._text_id, "delta": delta})
-
-    def end_text(self) -> None:
-        """Close the text part, if one is open."""
-        if self._text is not None:
-            self._text = None
-            self.write({"type": "text-end", "id": self._text_id})
-
-    def tool_input(self, call_id: str, name: str, arguments: Any) -> None:  # noqa: ANN401  # JSON
-        """Say that the model calls a tool."""
-        self.end_text()
-        part = {"type": f"tool-{name}", "toolCallId": call_id, "state": "input-available", "input": arguments}
-        self._pending_tools[call_id] = part
-        self.parts.append(part)
-        self.write({"type": "tool-input-start", "toolCallId": call_id, "toolName": name})
-        self.write({"type": "tool-input-available", "toolCallId": call_id, "toolName": name, "input": arguments})
-
-    def tool_output(self, call_id: str, output: Any) -> None:  # noqa: ANN401  # JSON
-        """Say what the tool answered."""
-        part = self._pending_tools.pop(call_id, None)
-        if part is not None:
-            part.update(state="output-available", output=output)
-            self.write({"type": "tool-output-available", "toolCallId": call_id, "output": output})
-
-    def tool_failure(self, call_id: str, sentence: str) -> None:
-        """Say that the tool failed."""
-        part = self._pending_tools.pop(call_id, None)
-        if part is not None:
-            part.update(state="output-error", errorText=sentence)
-            self.write({"type": "tool-output-error", "toolCallId": call_id, "errorText": sentence})
-
-    def source_document(self, source_id: str, title: str, media_type: str) -> None:
-        """Name a document that the answer draws on."""
-        chunk: SourceDocument = {
-            "type": "source-document",
-            "sourceId": source_id,
-            "mediaType": media_type,
-            "title": title,
-        }
-        self.parts.append({**chunk})
-        self.write(chunk)
-
-    def data(self, name: str, value: Any, *, part_id: str | None = None) -> None:  # noqa: ANN401  # JSON
-        """Send a part of ours."""
-        chunk: Data = {"type": f"data-{name}", "data": value}
-        if part_id is not None:
-            chunk["id"] = part_id
-        self.parts.append({**chunk})
-        self.write(chunk)
-
-    def close_parts(self) -> None:
-        """Close whatever is open; a tool that has not answered is said to have been interrupted."""
-        for call_id in list(self._pending_tools):
-            self.tool_failure(call_id, "Interrupted.")
-        self.end_step()
-
-    def finish(self, reason: FinishReason, metadata: dict[str, Any]) -> None:
-        """Complete the answer."""
-        self.write({"type": "finish", "finishReason": reason, "messageMetadata": metadata})
-
-    def abort(self, metadata: dict[str, Any]) -> None:
-        """End an answer that was stopped."""
-        self.write({"type": "message-metadata", "messageMetadata": metadata})
-        self.write({"type": "abort"})
-
-    def fail(self, sentence: str) -> None:
-        """End an answer that failed; the sentence is for the user."""
-        self.write({"type": "error", "errorText": sentence})
-
-
-Answer = Callable[[StreamWriter], Awaitable[None]]
-Save = Callable[[StreamWriter, Ending], Awaitable[dict[str, Any]]]
+Answer = Callable[[StreamWriter], Coroutine[Any, Any, None]]
+Save = Callable[[StreamWriter, Ending], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def respond(
@@ -185,104 +61,146 @@ def respond(
     answer: writes it. save: keeps it, however it ended, and returns the metadata that the client gets.
     seconds: how long the answer may take before it is ended with `finishReason: length`.
     """
-    outlet: asyncio.Queue[str | None] = asyncio.Queue()
-    conductor = _Conductor(run, outlet, time.monotonic() + seconds, heartbeat_seconds)
+    conductor = _Conductor(run, time.monotonic() + seconds, heartbeat_seconds)
     conductor.writer.start(message_id)
     task = asyncio.create_task(conductor.conduct(answer, save))
     _conducting.add(task)
     task.add_done_callback(_conducting.discard)
-
-    async def body() -> AsyncIterator[str]:
-        while (piece := await outlet.get()) is not None:
-            yield piece
-
-    return StreamingResponse(body(), media_type="text/event-stream", headers={**STREAM_HEADERS, **(headers or {})})
+    return _stream(conductor.frames(), headers)
 
 
 def replay(run: Run, *, headers: dict[str, str] | None = None) -> StreamingResponse:
     """Return the response that repeats what a run has sent and follows it to its end."""
 
-    async def body() -> AsyncIterator[str]:
+    async def frames() -> AsyncIterator[str]:
         try:
-            async for frames in runs.follow(run):
-                yield frames
+            async for kept in runs.follow(run):
+                yield kept
         except runs.Interrupted:
-            yield frame({"type": "error", "errorText": "The answer was interrupted; ask again."}) + DONE
+            yield _error("The answer was interrupted; ask again.") + DONE
         except Problem as problem:
-            yield frame({"type": "error", "errorText": problem.detail}) + DONE
+            yield _error(_sentence(problem, problem.detail)) + DONE
 
-    return StreamingResponse(body(), media_type="text/event-stream", headers={**STREAM_HEADERS, **(headers or {})})
+    return _stream(frames(), headers)
+
+
+def _stream(frames: AsyncIterator[str], headers: dict[str, str] | None) -> StreamingResponse:
+    return StreamingResponse(frames, media_type="text/event-stream", headers={**STREAM_HEADERS, **(headers or {})})
 
 
 class _Conductor:
     """Runs one answer to its end: bytes out, batches to Redis, heartbeats, stop, deadline."""
 
-    def __init__(self, run: Run, outlet: asyncio.Queue[str | None], deadline: float, heartbeat_seconds: float) -> None:
+    def __init__(self, run: Run, deadline: float, heartbeat_seconds: float) -> None:
         self.writer = StreamWriter(self._send)
         self._run = run
-        self._outlet = outlet
         self._deadline = deadline
         self._heartbeat_seconds = heartbeat_seconds
+        self._outlet: asyncio.Queue[str | None] = asyncio.Queue()
+        self._client_gone = False
         self._unkept: list[str] = []
-        self._last_sent = time.monotonic()
+        self._last_sent = self._last_kept = time.monotonic()
+
+    async def frames(self) -> AsyncIterator[str]:
+        """Yield what is sent, as soon as it is; frames that wait for the client together go together."""
+        try:
+            while (piece := await self._outlet.get()) is not None:
+                pieces = [piece]
+                while not self._outlet.empty() and (piece := self._outlet.get_nowait()) is not None:
+                    pieces.append(piece)
+                yield "".join(pieces)
+                if piece is None:
+                    return
+        finally:
+            self._client_gone = True
 
     async def conduct(self, answer: Answer, save: Save) -> None:
         """Make the answer, end its stream, and let the conversation go, whatever happens."""
         state: runs.State = "failed"
+        making = asyncio.create_task(answer(self.writer))
         try:
-            ending, sentence = await self._made(answer)
-            state = "finished" if ending == "length" else ending
-            self.writer.close_parts()
+            ending, sentence = await self._ending(making)
             if ending == "length":
                 self.writer.data("continue", {"reason": "deadline"})
+            self.writer.close()
             try:
-                metadata = await save(self.writer, ending)
-            except Exception as error:  # noqa: BLE001  # told to the log and to the user just below
-                state, sentence = "failed", _sentence(error, "The answer could not be saved.")
-            self._end(ending, metadata if sentence is None else {}, sentence)
+                last = _last(ending, storable_json(await save(self.writer, ending)))
+            except Exception as error:  # noqa: BLE001  # told to the log and to the user
+                sentence = sentence or _sentence(error, "The answer could not be saved.")
+            if sentence is None:
+                state = "stopped" if ending == "stopped" else "finished"
+                self._send(last)
+            else:
+                self._send(_error(sentence))
         finally:
+            making.cancel()
             self._send(DONE)
-            await runs.append(self._run, self._unkept)
-            await runs.finish(self._run, state)
-            self._outlet.put_nowait(None)
+            try:
+                await runs.finish(self._run, state, self._unkept)
+            finally:
+                self._outlet.put_nowait(None)
+
+    async def _ending(self, making: "asyncio.Task[None]") -> tuple[Ending, str | None]:
+        """Return how the making of the answer ended, and the sentence for the user when it failed."""
+        try:
+            asked = await self._asked_to_end(making)
+        except Exception as error:  # noqa: BLE001  # told to the log and to the user
+            return "failed", _sentence(error, FAILED)
+        if asked is not None:
+            making.cancel()
+            await asyncio.wait({making}, timeout=LETTING_GO_SECONDS)
+            if not making.done():
+                log.error("stream.does_not_let_go", ending=asked)
+                return asked, None
+        failure = asyncio.CancelledError() if making.cancelled() else making.exception()
+        if failure is None:
+            return "finished", None
+        if asked is None:
+            return "failed", _sentence(failure, FAILED)
+        if not making.cancelled():
+            # That it stumbled over being told to end is nothing that the user needs to hear.
+            log.warning("stream.stumbled", ending=asked, exc_info=failure)
+        return asked, None
+
+    async def _asked_to_end(self, making: "asyncio.Task[None]") -> Ending | None:
+        """Return once the answer is made, or why it must end before."""
+        while not making.done():
+            await asyncio.wait({making}, timeout=FLUSH_SECONDS)
+            if not making.done() and (asked := await self._look_around()):
+                return asked
+        return None
+
+    async def _look_around(self) -> Ending | None:
+        """Keep what was sent, sound the heartbeat when it is due, and say whether the answer must end now."""
+        now = time.monotonic()
+        if now >= self._deadline:
+            return "length"
+        if now - self._last_sent >= self._heartbeat_seconds:
+            self._send(PING)
+        if self._unkept or now - self._last_kept >= LISTEN_SECONDS:
+            frames, self._unkept = self._unkept, []
+            self._last_kept = now
+            if await runs.append(self._run, frames):
+                return "stopped"
+        return None
 
     def _send(self, piece: str) -> None:
         self._unkept.append(piece)
         self._last_sent = time.monotonic()
-        self._outlet.put_nowait(piece)
+        if not self._client_gone:
+            self._outlet.put_nowait(piece)
 
-    async def _made(self, answer: Answer) -> tuple[Ending, str | None]:
-        """Return how the making of the answer ended, and the sentence for the user when it failed."""
-        making = asyncio.ensure_future(answer(self.writer))
-        ending: Ending = "finished"
-        while not making.done():
-            await asyncio.wait({making}, timeout=FLUSH_SECONDS)
-            if making.done():
-                break
-            if time.monotonic() - self._last_sent >= self._heartbeat_seconds:
-                self._send(PING)
-            frames, self._unkept = self._unkept, []
-            if await runs.append(self._run, frames):
-                ending = "stopped"
-            elif time.monotonic() >= self._deadline:
-                ending = "length"
-            if ending != "finished":
-                making.cancel()
-                await asyncio.wait({making})
-        if making.cancelled():
-            return ending, None
-        error = making.exception()
-        if error is not None:
-            return "failed", _sentence(error, "The answer could not be completed.")
-        return "finished", None
 
-    def _end(self, ending: Ending, metadata: dict[str, Any], sentence: str | None) -> None:
-        if sentence is not None:
-            self.writer.fail(sentence)
-        elif ending == "stopped":
-            self.writer.abort(metadata)
-        else:
-            self.writer.finish("length" if ending == "length" else "stop", metadata)
+def _last(ending: Ending, metadata: dict[str, Any]) -> str:
+    """Return the frames that end an answer which did not fail."""
+    if ending == "stopped":
+        return frame({"type": "message-metadata", "messageMetadata": metadata}) + frame({"type": "abort"})
+    reason: Literal["length", "stop"] = "length" if ending == "length" else "stop"
+    return frame({"type": "finish", "finishReason": reason, "messageMetadata": metadata})
+
+
+def _error(sentence: str) -> str:
+    return frame({"type": "error", "errorText": storable(sentence)})
 
 
 def _sentence(error: BaseException, otherwise: str) -> str:
