@@ -67,6 +67,7 @@ class Supabase(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Asked)
         self.status, self.document, self.session_status = 200, KEYS, 200
         self.fetches = self.checks = 0
+        self.asked = threading.Event()
         self.open = threading.Event()
         self.open.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -82,6 +83,7 @@ class Asked(BaseHTTPRequestHandler):
         else:
             assert self.path == "/auth/v1/.well-known/jwks.json"
             self.server.fetches += 1
+            self.server.asked.set()
             self.server.open.wait()
             status, body = self.server.status, self.server.document
         self.send_response(status)
@@ -244,6 +246,8 @@ UNSOUND = {
     "header is nested too deep": lambda s: by_hand(NESTED, said(s), key=EC_KEY),
     "header is a list": lambda s: by_hand(b64(b"[]"), said(s), key=EC_KEY),
     "bad base64": lambda _: "ä!.ö!.ü!".encode().decode("latin-1"),
+    "digits of another script": lambda s: signed(s) + "٠",
+    "expiry in another script's digits": lambda s: by_hand(ES, said(s, exp="٩٩٩٩٩٩٩٩٩٩"), key=EC_KEY),
     "one part": lambda _: "token",
     "four parts": lambda s: signed(s) + ".more",
     "five parts, as if encrypted": lambda _: "a.b.c.d.e",
@@ -430,9 +434,9 @@ async def test_a_known_key_does_not_wait_for_a_fetch_that_a_stranger_caused(appl
     assert first.status_code == 200
     clock.now += 31
     supabase.open.clear()
+    supabase.asked.clear()
     stranger = asyncio.create_task(together(application, [f"Bearer {signed(supabase, kid='unheard-of')}"]))
-    while supabase.fetches < 2:
-        await asyncio.sleep(0)
+    await asyncio.to_thread(supabase.asked.wait)
     (known,) = await together(application, [f"Bearer {signed(supabase)}"])
     assert known.status_code == 200
     assert not stranger.done()
