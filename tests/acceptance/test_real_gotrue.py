@@ -7,7 +7,7 @@ import jwt
 import pytest
 from fastapi.testclient import TestClient
 
-from agentkit.auth import CurrentCaller
+from agentkit.auth import CurrentCaller, FreshCaller
 from agentkit.http import create_app
 
 PASSWORD = "correct horse battery staple"
@@ -35,7 +35,7 @@ class Server:
 
 @pytest.fixture
 def real(gotrue):
-    server = Server(f"{gotrue}/", "not needed behind the gateway")
+    server = Server(f"{gotrue}/auth/v1/", "the gateway asks for none")
     yield server
     server.http.close()
 
@@ -57,19 +57,47 @@ def claims_of(answer):
     return jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
 
 
-def test_a_real_token_names_its_person(real, email):
+@pytest.fixture
+def knock():
+    """Knock at one of our doors with a token."""
     app = create_app("real")
 
-    @app.get("/real")
-    async def who(caller: CurrentCaller) -> dict[str, str]:
+    @app.get("/real/anyone")
+    async def anyone(caller: CurrentCaller) -> dict[str, str]:
         return {"id": str(caller.id)}
 
+    @app.get("/real/fresh")
+    async def fresh(caller: FreshCaller) -> dict[str, str]:
+        return {"id": str(caller.id)}
+
+    with TestClient(app) as client:
+        yield lambda token, door="anyone": client.get(f"/v1/real/{door}", headers={"Authorization": f"Bearer {token}"})
+
+
+def test_a_real_token_names_its_person(real, email, knock):
     signed_up = real.sign_up(email)
     assert signed_up.status_code == 200, signed_up.text
     session = real.sign_in(email).json()
-    answer = TestClient(app).get("/v1/real", headers={"Authorization": f"Bearer {session['access_token']}"})
-    assert answer.json() == {"id": session["user"]["id"]}
     assert jwt.get_unverified_header(session["access_token"])["alg"] == "ES256"
+    for token in (signed_up.json()["access_token"], session["access_token"]):
+        assert knock(token).json() == {"id": session["user"]["id"]}
+
+
+def test_a_refreshed_real_token_names_the_same_person(real, email, knock):
+    session = real.sign_up(email).json()
+    renewed = real.refresh(session["refresh_token"]).json()
+    assert renewed["refresh_token"] != session["refresh_token"]
+    assert knock(renewed["access_token"]).json() == {"id": session["user"]["id"]}
+
+
+def test_a_session_that_was_signed_out_is_refused_where_it_matters(real, email, knock):
+    other = real.sign_up(email).json()["access_token"]
+    token = real.sign_in(email).json()["access_token"]
+    real.call("POST", "logout?scope=local", token=token).raise_for_status()
+    refused = knock(token, "fresh")
+    assert (refused.status_code, refused.json()["code"]) == (401, "token_invalid")
+    assert knock(token).status_code == 200  # its signature is sound until it expires
+    assert knock(other, "fresh").status_code == 200  # the person's other session goes on
 
 
 def test_both_say_the_same_of_a_person(real, local, email):
