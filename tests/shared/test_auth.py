@@ -356,6 +356,12 @@ def test_keys_are_fetched_once(knock, supabase):
     assert supabase.fetches == 1
 
 
+@pytest.mark.parametrize("unsound", ["no key id where there are several keys", "1 MB, soundly signed", "one part"])
+def test_a_token_that_names_no_key_costs_supabase_nothing(knock, supabase, unsound):
+    assert knock(f"Bearer {UNSOUND[unsound](supabase)}").status_code == 401
+    assert supabase.fetches == 0
+
+
 def test_keys_that_the_deployment_carries_need_no_network(knock, supabase, monkeypatch):
     monkeypatch.setenv("SUPABASE_JWKS", KEYS.decode())
     assert knock(f"Bearer {signed(supabase)}").status_code == 200
