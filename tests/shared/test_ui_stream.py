@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,8 +76,11 @@ async def test_its_headers_keep_proxies_from_holding_it_back(perform):
 
 @pytest.mark.usefixtures("either_redis")
 async def test_a_stop_is_heard_while_the_model_is_silent(perform):
-    answer = await perform(for_ever, chat="a-chat")
-    await answer.until("Hello")
+    answer = await perform(for_ever, chat="a-chat", seconds=5)
+    async for kept in runs.follow(answer.run):
+        if "Hello" in kept:
+            break
+    # All is kept: from here on there is nothing to flush.
     await runs.request_stop(ADA.id, "a-chat")
     await answer.to_the_end()
     assert answer.ending == "stopped"
@@ -169,12 +173,22 @@ async def test_heartbeats_reach_those_who_resumed_too(perform):
 
 
 @in_memory
-async def test_silence_shorter_than_a_heartbeat_is_left_silent(perform):
-    async def pause(writer):
-        await asyncio.sleep(2 * ui_stream.LISTEN_SECONDS)
-        writer.text("Hello")
+async def test_a_heartbeat_comes_after_ten_seconds_of_silence_and_not_before(perform, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(ui_stream, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    written = []
 
-    assert PING not in await (await perform(pause)).to_the_end()
+    async def pause(writer):
+        for seconds in (9, 9, 10):
+            clock.now += seconds
+            await asyncio.sleep(2 * ui_stream.FLUSH_SECONDS)
+            writer.text(f"after {seconds}")
+            written.append(seconds)
+
+    sent = await (await perform(pause)).to_the_end()
+    assert written == [9, 9, 10]
+    assert sent.count(PING) == 1
+    assert sent.index(PING) < sent.index("after 10")
 
 
 @in_memory
