@@ -1,0 +1,96 @@
+"""Chunks encoded per second: ours beside pydantic-ai's Vercel adapter, in the same run, over the same text.
+
+    python -m tests.bench.encoding
+
+Two ways of counting. `encode`: a piece of text to its server-sent event, with whatever object that takes in between.
+`whole`: a token as the agent gives it, through what keeps order and open parts (theirs: `transform_stream`), to its
+event.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+
+from pydantic_ai.messages import PartDeltaEvent, PartEndEvent, PartStartEvent, TextPart, TextPartDelta
+from pydantic_ai.ui.vercel_ai import VercelAIEventStream
+from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, TextDeltaChunk
+
+from agentkit.ui_message import delta_frame
+from agentkit.ui_writer import StreamWriter
+
+TOKENS = [" The", " lease", " ends", " on", " 30", " September", " 2027", ",", " “as", " agreed”", ".\n"] * 2_000
+REPEATS = 5
+PART = "text-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One way of encoding."""
+
+    name: str
+    chunks_per_second: float
+    """The best of the repeats."""
+    ratio: float
+    """Over pydantic-ai's, of the same counting."""
+
+
+def run() -> list[Measured]:
+    """Return what was measured: ours first, then theirs, for each counting."""
+    measured = []
+    for counting, ours, theirs in (
+        ("encode", _encode, _encode_theirs),
+        ("whole", _write, lambda: asyncio.run(_transform_theirs())),
+    ):
+        fast, slow = _rates(ours, theirs)
+        measured.append(Measured(f"{counting}: agentkit", fast, fast / slow))
+        measured.append(Measured(f"{counting}: pydantic-ai", slow, 1.0))
+    return measured
+
+
+def _rates(*ways: Callable[[], Iterable[str]]) -> list[float]:
+    """Return each way's chunks per second; they take turns, so that a busy machine hurts all alike."""
+    best = [float("inf")] * len(ways)
+    for _ in range(REPEATS):
+        for place, way in enumerate(ways):
+            began = time.perf_counter()
+            sent = way()
+            best[place] = min(best[place], time.perf_counter() - began)
+            assert sum(" lease" in piece for piece in sent) == TOKENS.count(" lease")
+    return [len(TOKENS) / seconds for seconds in best]
+
+
+def _encode() -> list[str]:
+    return [delta_frame("text-delta", PART, token) for token in TOKENS]
+
+
+def _encode_theirs() -> list[str]:
+    stream: VercelAIEventStream[None, str] = VercelAIEventStream()
+    chunks: list[BaseChunk] = [TextDeltaChunk(id=PART, delta=token) for token in TOKENS]
+    return [stream.encode_event(chunk) for chunk in chunks]
+
+
+def _write() -> list[str]:
+    sent: list[str] = []
+    writer = StreamWriter(sent.append)
+    for token in TOKENS:
+        writer.text(token)
+    writer.close()
+    return sent
+
+
+async def _transform_theirs() -> list[str]:
+    stream: VercelAIEventStream[None, str] = VercelAIEventStream()
+
+    async def events() -> AsyncIterator[PartStartEvent | PartDeltaEvent | PartEndEvent]:
+        yield PartStartEvent(index=0, part=TextPart(""))
+        for token in TOKENS:
+            yield PartDeltaEvent(index=0, delta=TextPartDelta(token))
+        yield PartEndEvent(index=0, part=TextPart("".join(TOKENS)))
+
+    return [piece async for piece in stream.encode_stream(stream.transform_stream(events()))]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(f"{row.name:22} {row.chunks_per_second:12,.0f} chunks/s {row.ratio:7.1f}×")  # noqa: T201  # its result
