@@ -93,4 +93,4 @@ async def _transform_theirs() -> list[str]:
 
 if __name__ == "__main__":
     for row in run():
-        print(f"{row.name:22} {row.chunks_per_second:12,.0f} chunks/s {row.ratio:7.1f}×")  # noqa: T201  # its result
+        print(f"{row.name:22} {row.chunks_per_second:12,.0f} chunks/s {row.ratio:7.1f}×")
