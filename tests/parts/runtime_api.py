@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,10 @@ class Gate:
         if self._stream is None:
             self._stream, _ = self._listener.accept()
         self._stream.sendall(f"{word}\n".encode())
+
+    def say_once_asked(self, word: str) -> None:
+        """Say it when the stream comes to the gate, and meanwhile let the test go on to wait for the stream."""
+        threading.Thread(target=self.say, args=(word,), daemon=True).start()
 
     def wait_until_left(self) -> None:
         """Wait until the stream asks no more."""
