@@ -8,13 +8,13 @@ from snapshot_restore_py import register_after_restore, register_before_snapshot
 done: list[str] = []
 
 
-@register_before_snapshot
+@register_before_snapshot  # type: ignore[untyped-decorator]  # AWS's module has no annotations
 def close_connections() -> None:
     """Run before the picture is taken."""
     done.append("before")
 
 
-@register_after_restore
+@register_after_restore  # type: ignore[untyped-decorator]  # likewise
 async def seed_randomness() -> None:
     """Run in each copy."""
     if os.environ.get("FAIL_AFTER_RESTORE"):
