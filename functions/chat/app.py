@@ -61,7 +61,12 @@ async def chat(
     usage = llm.Usage()
 
     async def answer(writer: StreamWriter) -> None:
-        await agent.answer(body.question.text, turns, caller, writer, usage)
+        # Beside the model's work, and whatever comes of that: a reload finds the question from the beginning.
+        asking = asyncio.create_task(history.ask(caller, body.id, body.question))
+        try:
+            await agent.answer(body.question.text, turns, caller, writer, usage)
+        finally:
+            await asking
 
     async def save(writer: StreamWriter, ending: Ending) -> dict[str, Any]:
         return await _save(body, caller, writer, ending, answer_id, usage)

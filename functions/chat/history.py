@@ -1,4 +1,8 @@
-"""A conversation's messages in Postgres: read before an answer, written after it, each in one round trip."""
+"""A conversation's messages in Postgres: read before an answer, the question kept as it begins, the answer as it ends.
+
+Each is one round trip. Whoever opens the conversation in the middle of an answer finds the question, and a run that
+dies loses no more than its answer.
+"""
 
 import json
 from dataclasses import dataclass
@@ -69,6 +73,11 @@ async def read(caller: Caller, conversation_id: str, question: Message) -> list[
     return turns[::-1]
 
 
+async def ask(caller: Caller, conversation_id: str, question: Message) -> None:
+    """Keep the question; an answer that it had before, and all that came after, is forgotten."""
+    await fetch_all(caller, _asked(caller, conversation_id, question))
+
+
 async def write(
     caller: Caller,
     conversation_id: str,
@@ -82,12 +91,7 @@ async def write(
 ) -> None:
     """Keep the question, its answer and what it cost: all of it or nothing. No parts: the question alone."""
     owner = caller.id
-    asked = [{"type": "text", "text": question.text}]
-    statements: list[Any] = [
-        (TOUCH_CONVERSATION, [owner, conversation_id, title_of(question.text)]),
-        (FORGET_LATER, {"owner": owner, "conversation": conversation_id, "question": question.id}),
-        (WRITE, [owner, conversation_id, question.id, "user", json.dumps(asked), "{}"]),
-    ]
+    statements = _asked(caller, conversation_id, question)
     if parts:
         answer = [owner, conversation_id, answer_id, "assistant", json.dumps(parts), json.dumps(metadata)]
         statements.append((WRITE, answer))
@@ -95,6 +99,17 @@ async def write(
         spent = [owner, model, usage.input_tokens, usage.output_tokens, usage.cost_usd, conversation_id]
         statements.append((RECORD_USAGE, spent))
     await fetch_all(caller, statements)
+
+
+def _asked(caller: Caller, conversation_id: str, question: Message) -> list[Any]:
+    """Return the statements that keep the question; harmless to repeat."""
+    owner = caller.id
+    parts = json.dumps([{"type": "text", "text": question.text}])
+    return [
+        (TOUCH_CONVERSATION, [owner, conversation_id, title_of(question.text)]),
+        (FORGET_LATER, {"owner": owner, "conversation": conversation_id, "question": question.id}),
+        (WRITE, [owner, conversation_id, question.id, "user", parts, "{}"]),
+    ]
 
 
 def title_of(text: str) -> str:
