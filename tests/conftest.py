@@ -12,6 +12,8 @@ import pytest
 
 from agentkit import settings
 
+# All of them at once: one may import another, in whatever order they are loaded.
+pytest.register_assert_rewrite("tests.parts")
 pytest_plugins = [
     f"tests.parts.{module.stem}" for module in sorted((Path(__file__).parent / "parts").glob("[a-z]*.py"))
 ]

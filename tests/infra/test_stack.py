@@ -17,6 +17,7 @@ import pytest
 from infra.functions import ROOT
 from infra.local.part import PartFailed, Process
 from infra.local.stack import FOR_CLIENTS, AlreadyRunning, Stack, running_environment
+from tests.parts.postgres import reachable
 
 IDLE = "import threading; threading.Event().wait()"
 
@@ -238,11 +239,7 @@ class Dev:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stack")
-    # Root runs Postgres as nobody, who has to be able to reach it.
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    return folder
+    return reachable(tmp_path_factory.mktemp("stack"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The real Postgres, migrated, one for the whole run."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -8,14 +9,17 @@ import pytest
 from infra.local.postgres import Postgres
 
 
+def reachable(folder: Path) -> Path:
+    """Let everyone into pytest's folder: root runs the server as nobody."""
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A running server; ask for `postgres` instead, unless the test stops it."""
-    folder = tmp_path_factory.mktemp("postgres-part")
-    # Root runs the server as nobody, who has to be able to reach it.
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    server = Postgres(folder, durable=False)
+    server = Postgres(reachable(tmp_path_factory.mktemp("postgres-part")), durable=False)
     server.start()
     yield server
     server.stop()

@@ -1,0 +1,21 @@
+"""The whole local stack, one for the whole run: its real parts, and a model that says what it is told to."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.local.stack import Stack
+from tests.parts.model import ScriptedModel
+from tests.parts.postgres import reachable
+
+
+@pytest.fixture(scope="session")
+def stack(model_server: ScriptedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running stack; ask for `model` as well and tell it what to say."""
+    stack = Stack(reachable(tmp_path_factory.mktemp("whole-stack")))
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in model_server.environment.items():
+            environment.setenv(name, value)
+        stack.start()
+    yield stack
+    stack.stop()

@@ -1,0 +1,105 @@
+// A Next.js app's side of things, as the README shows it: Supabase's and the AI SDK's own clients, a running stack.
+//
+//   node app.mjs SCENARIO      the stack's variables in the environment
+//
+// Prints `"go"` where it waits for the model to go on, and at the end one JSON object: what the app saw. `Chat` is what
+// `useChat` makes and renders; it needs no browser.
+import { Chat } from "@ai-sdk/react";
+import { createClient } from "@supabase/supabase-js";
+import { DefaultChatTransport } from "ai";
+
+const { AGENTKIT_URL: base, SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, DEMO_ADA_EMAIL, DEMO_ADA_PASSWORD } = process.env;
+const POLL_MS = 50;
+
+const supabase = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { autoRefreshToken: false } });
+const authorization = async () => ({
+  Authorization: `Bearer ${(await supabase.auth.getSession()).data.session?.access_token}`,
+});
+const transport = new DefaultChatTransport({ api: `${base}/v1/chat`, headers: authorization });
+const failures = [];
+
+const say = (value) => console.log(JSON.stringify(value));
+const chatOf = (id, messages = []) =>
+  new Chat({ id, messages, transport, onError: (error) => failures.push(error.message) });
+
+async function call(method, path, body) {
+  const headers = { ...(await authorization()), "Content-Type": "application/json" };
+  const answer = await fetch(`${base}${path}`, { method, headers, body: body && JSON.stringify(body) });
+  if (!answer.ok) throw new Error(`${method} ${path}: ${await answer.text()}`);
+  return answer.json();
+}
+
+async function upload(file) {
+  const facts = { filename: file.name, media_type: file.type, size_bytes: file.size };
+  const { id, upload } = await call("POST", "/v1/documents", facts);
+  const put = await fetch(upload.url, { method: upload.method, headers: upload.headers, body: file });
+  if (!put.ok) throw new Error(`the bucket answered ${put.status}`);
+  const { job_id } = await call("POST", `/v1/documents/${id}/ingest`);
+  for (;;) {
+    const job = await call("GET", `/v1/jobs/${job_id}`);
+    if (job.status === "succeeded") return id;
+    if (job.status === "failed") throw new Error(JSON.stringify(job.error));
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+/** The messages that the server keeps of a chat: a page loads them before it is shown. */
+const kept = async (id) => (await call("GET", `/v1/conversations/${id}`)).messages;
+
+/** Resolves once the chat's last message is an answer that has begun to speak. */
+const speaking = (chat) =>
+  new Promise((resolve) => {
+    const look = () => chat.lastMessage?.role === "assistant" && chat.lastMessage.parts.some(isText) && resolve();
+    chat["~registerMessagesCallback"](look);
+    look();
+  });
+const isText = (part) => part.type === "text" && part.text !== "";
+
+const scenarios = {
+  async upload() {
+    const lease = new File(["# Lease\n\nThe lease ends on 30 September 2027.\n"], "lease.md", { type: "text/markdown" });
+    const document = await upload(lease);
+    const { passages } = await call("POST", "/v1/search", { text: "When does the lease end?", limit: 5 });
+    return { document, passages };
+  },
+
+  async ask() {
+    const chat = chatOf(crypto.randomUUID());
+    await chat.sendMessage({ text: "When does the lease end?" });
+    const later = chatOf(chat.id, await kept(chat.id));
+    const found = [...later.messages];
+    await later.resumeStream();
+    const unchanged = JSON.stringify(later.messages) === JSON.stringify(found);
+    await later.sendMessage({ text: "Who says so?" });
+    return { messages: chat.messages, found, unchanged, later: later.messages, status: later.status };
+  },
+
+  async reload() {
+    const chat = chatOf(crypto.randomUUID());
+    const answering = chat.sendMessage({ text: "When does the lease end?" });
+    await speaking(chat);
+    const reloaded = chatOf(chat.id, await kept(chat.id));
+    const found = [...reloaded.messages];
+    const resuming = reloaded.resumeStream();
+    await speaking(reloaded);
+    say("go");
+    await Promise.all([answering, resuming]);
+    return { messages: chat.messages, found, reloaded: reloaded.messages };
+  },
+
+  async stop() {
+    const chat = chatOf(crypto.randomUUID());
+    const answering = chat.sendMessage({ text: "When does the lease end?" });
+    await speaking(chat);
+    const { stopped } = await call("POST", `/v1/chat/${chat.id}/stop`);
+    await answering;
+    const found = await kept(chat.id);
+    // Who has stopped one answer asks for the next at once.
+    await chat.sendMessage({ text: "Once more, please." });
+    return { stopped, found, messages: chat.messages, status: chat.status };
+  },
+};
+
+const { error } = await supabase.auth.signInWithPassword({ email: DEMO_ADA_EMAIL, password: DEMO_ADA_PASSWORD });
+if (error) throw error;
+say({ ...(await scenarios[process.argv[2]]()), failures });
