@@ -1,0 +1,111 @@
+"""An embedding model behind OpenAI's protocol that says what a test wants: the right thing, a wrong one, or nothing."""
+
+import base64
+import json
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from infra.local.part import LOOPBACK
+
+DIMENSIONS = 384
+KEY = "sk-the-key-of-this-deployment"
+
+
+@dataclass(frozen=True)
+class Says:
+    """One answer of the model's."""
+
+    status: int = 200
+    body: bytes | None = None
+    """None: the texts' vectors, as they should be."""
+    headers: dict[str, str] = field(default_factory=dict)
+    waits: bool = False
+    """Say nothing until the test is over."""
+
+
+def direction(text: str, dimensions: int = DIMENSIONS) -> list[float]:
+    """The vector that this model has for a text; texts of different lengths have different ones."""
+    return [float(len(text)), 1.0, *[0.0] * (dimensions - 2)]
+
+
+def vectors(*embeddings: Any, indices: list[Any] | None = None) -> Says:
+    """An answer of those vectors, in their order unless other places are named."""
+    places = indices or list(range(len(embeddings)))
+    data = [{"index": place, "embedding": each} for place, each in zip(places, embeddings, strict=True)]
+    return Says(body=json.dumps({"object": "list", "data": data}).encode())
+
+
+def base64_of(vector: list[float]) -> str:
+    """The other form of the protocol: little-endian 4-byte floats."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+class EmbeddingModel(ThreadingHTTPServer):
+    """Gives the answers that were prepared, one a request, and then right ones."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__((LOOPBACK, 0), _Handler)
+        self.answers: list[Says] = []
+        self.asked: list[dict[str, Any]] = []
+        """The bodies of the requests for vectors."""
+        self.headers: list[dict[str, str]] = []
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://{LOOPBACK}:{self.server_port}/v1"
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The texts of each request."""
+        return [body["input"] for body in self.asked]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: EmbeddingModel
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
+        says = self.server.answers.pop(0) if self.server.answers else Says()
+        if says.waits:
+            self.server.over.wait()
+        content = says.body
+        if content is None:
+            content = vectors(*(direction(text) for text in body["input"])).body or b""
+        self.send_response(says.status)
+        for name, value in {"Content-Length": str(len(content)), **says.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def embedding_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingModel]:
+    """The functions find it, and no pause between their tries is long."""
+    with EmbeddingModel() as model:
+        monkeypatch.setenv("EMBEDDING_BASE_URL", model.url)
+        monkeypatch.setenv("EMBEDDING_MODEL", "small")
+        monkeypatch.setenv("EMBEDDING_DIMENSIONS", str(DIMENSIONS))
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setattr("agentkit.embeddings.FIRST_PAUSE_SECONDS", 0.001)
+        serving = threading.Thread(target=model.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        yield model
+        model.over.set()
+        model.shutdown()
+        serving.join()
