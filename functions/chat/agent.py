@@ -41,6 +41,8 @@ class Consultation:
     citations: Citations = field(default_factory=lambda: Citations([]))
     found: list[Match] = field(default_factory=list)
     """In the order of the numbers that the model knows them by, from 1."""
+    heard: bool = False
+    """Pieces have come of the message that the model is writing."""
 
     async def search(self, query: str) -> tuple[str, list[dict[str, Any]]]:
         """Return what the model reads of the passages that fit, and what the user is shown of them."""
@@ -71,7 +73,10 @@ async def answer(
     consultation = Consultation(caller)
     _consultation.set(consultation)
     # Over a second of imports in a new sandbox: in a thread, so that the stream's heart keeps beating.
-    agent = await asyncio.to_thread(_agent)
+    agent = _agent() if _agent.cache_info().currsize else await asyncio.to_thread(_agent)
+    from functions.chat.listener import Listener
+
+    listener = Listener(lambda message: _take_piece(message, consultation, writer, usage))
     messages = [{"role": turn.role, "content": turn.text} for turn in history]
     messages.append({"role": "user", "content": question})
     steps = load(ModelSettings).chat_max_steps
@@ -79,13 +84,12 @@ async def answer(
     try:
         # Each step is two of the graph's: the model, then its tools.
         events: AsyncIterator[Any] = agent.astream(
-            {"messages": messages}, {"recursion_limit": 2 * steps}, stream_mode=["messages", "updates"]
+            {"messages": messages},
+            {"recursion_limit": 2 * steps, "callbacks": [listener]},
+            stream_mode="updates",
         )
-        async for mode, event in events:
-            if mode == "messages":
-                _take_token(event[0], consultation, writer, usage)
-            else:
-                _take_update(event, consultation, writer)
+        async for event in events:
+            _take_update(event, consultation, writer, usage)
     except Exception as error:
         problem = _problem(error)
         if problem is None:
@@ -94,10 +98,9 @@ async def answer(
     _cite(consultation.citations.close(), writer)
 
 
-def _take_token(message: Any, consultation: Consultation, writer: StreamWriter, usage: llm.Usage) -> None:  # noqa: ANN401
+def _take_piece(message: Any, consultation: Consultation, writer: StreamWriter, usage: llm.Usage) -> None:  # noqa: ANN401
     """Send on what the model has just written."""
-    if type(message).__name__ != "AIMessageChunk":
-        return
+    consultation.heard = True
     if message.usage_metadata:
         usage.add(message.usage_metadata["input_tokens"], message.usage_metadata["output_tokens"])
     if message.text:
@@ -105,10 +108,14 @@ def _take_token(message: Any, consultation: Consultation, writer: StreamWriter, 
         _cite(consultation.citations.read(message.text), writer)
 
 
-def _take_update(event: dict[str, Any], consultation: Consultation, writer: StreamWriter) -> None:
+def _take_update(event: dict[str, Any], consultation: Consultation, writer: StreamWriter, usage: llm.Usage) -> None:
     """Send on what a step of the agent has come to: calls of tools, or their answers."""
     for node, update in event.items():
         for message in (update or {}).get("messages", ()):
+            if node == "model":
+                if not consultation.heard:  # its provider does not stream: the whole message is the first piece
+                    _take_piece(message, consultation, writer, usage)
+                consultation.heard = False
             for call in getattr(message, "tool_calls", ()):
                 writer.tool_input(call["id"], call["name"], call["args"])
             if node == "tools":

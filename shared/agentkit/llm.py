@@ -72,6 +72,9 @@ def chat_model(name: str | None = None) -> "BaseChatModel":
     model: BaseChatModel = init_chat_model(
         name, max_retries=RETRIES, max_tokens=settings.chat_max_output_tokens, **options
     )
+    if hasattr(model, "streaming"):
+        # Then its callbacks hear each token, whoever calls it.
+        model.streaming = True
     return model
 
 
