@@ -1,10 +1,13 @@
 """What Lambda's event source mapping does: brings the queue's messages to the worker, and deletes what it has done.
 
+The event's shape: https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html
+
 The worker's answer names the messages that failed (`batchItemFailures`); those stay in the queue, come again when
 their visibility ends, and go to the dead-letter queue after the last try.
 """
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import Mapping
@@ -58,28 +61,39 @@ async def _once(lambdas: Lambdas, sqs: "SQSClient", url: str) -> None:
     messages = received.get("Messages", [])
     if not messages:
         return
-    event = {"Records": [_record(message, url) for message in messages]}
+    event = {"Records": [_record(message, url, sqs.meta.region_name) for message in messages]}
     try:
         invocation = await lambdas.invoke(WORKER, json.dumps(event).encode())
-        answer = json.loads(await invocation.payload()) or {}
+        answer = json.loads(await invocation.payload())
     except FunctionFailed as failure:
         # As in Lambda: the whole batch comes again.
         log.error("worker.failed: %s", failure.document)  # its own log has the traceback
         return
-    failed = {item["itemIdentifier"] for item in answer.get("batchItemFailures", ())}
+    failed = _failed(answer, {message["MessageId"] for message in messages})
     for message in messages:
         if message["MessageId"] not in failed:
             await asyncio.to_thread(sqs.delete_message, QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
 
-def _record(message: Any, url: str) -> dict[str, Any]:  # noqa: ANN401  # boto3's message
+def _failed(answer: Any, batch: set[str]) -> set[str]:  # noqa: ANN401  # JSON
+    """Return the messages that the worker says have failed; all of them when its answer makes no sense.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html, "Success and failure conditions".
+    """
+    items = (answer or {}).get("batchItemFailures") or []
+    named = {item.get("itemIdentifier") for item in items}
+    return batch if named - batch else named
+
+
+def _record(message: Any, url: str, region: str) -> dict[str, Any]:  # noqa: ANN401  # boto3's message
     """Return the message as Lambda passes it on."""
+    account, name = url.rsplit("/", 2)[-2:]
     attributes = {
         name: {
-            "stringValue": value.get("StringValue"),
-            "dataType": value["DataType"],
+            **_value(value),
             "stringListValues": [],
             "binaryListValues": [],
+            "dataType": value["DataType"],
         }
         for name, value in message.get("MessageAttributes", {}).items()
     }
@@ -91,6 +105,12 @@ def _record(message: Any, url: str) -> dict[str, Any]:  # noqa: ANN401  # boto3'
         "messageAttributes": attributes,
         "md5OfBody": message["MD5OfBody"],
         "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{url.rsplit('/', 1)[-1]}",
-        "awsRegion": "us-east-1",
+        "eventSourceARN": f"arn:aws:sqs:{region}:{account}:{name}",
+        "awsRegion": region,
     }
+
+
+def _value(attribute: Any) -> dict[str, str]:  # noqa: ANN401  # boto3's
+    if "BinaryValue" in attribute:
+        return {"binaryValue": base64.b64encode(attribute["BinaryValue"]).decode()}
+    return {"stringValue": attribute["StringValue"]}
