@@ -5,9 +5,10 @@
     cited.close()                                             -> what the last, unfinished sentence adds
 
 A model may say where a sentence comes from by `[n]`, the passage's number; a small one says nothing, and the passage is
-looked for. Either way the claim is checked: a citation is made only for a quote that stands in the passage, holds
-every number of the answer's sentence, agrees with it in saying yes or no, and shares enough of its words. A sentence
-that names a passage which does not hold it is reported as unsupported.
+looked for. Either way the claim is checked: a citation is made only for a quote that stands in the passage and holds
+what the answer's sentence claims (`claims`). A sentence that names a passage which says nothing of it, or something
+else, is reported as unsupported; one that only seems to be held is left alone. A sentence that the answer repeats word
+for word is judged once.
 """
 
 import re
@@ -16,29 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentkit.passages import Match
+from functions.chat.claims import Claim, Holding, claim, held_by
 
-# Share of the sentence's content words that the quote must hold: less where the model itself names the passage.
-WORDS_WHEN_CLAIMED = 0.4
-WORDS_WHEN_FOUND = 0.6
-LEAST_WORDS = 2
 # A quote is for reading; sentences longer than this are lists or tables that lost their ends.
 LONGEST_QUOTE = 600
 LONGEST_SENTENCE = 2_000
 
 MARKER = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 # A sentence ends at . ! ? (or the like of other scripts) before white space, or at the end of a line. Not after an
-# abbreviation or an initial, and not inside a number.
+# abbreviation or an initial, and not inside a number. Markers that follow belong to it, one that is coming included.
 END = re.compile(
-    r"(?:(?<!\be\.g)(?<!\bi\.e)(?<!\b[A-Z])(?<!\b(?:Dr|Mr|Ms|No|St))(?<!\b(?:Mrs|etc))[.]|[!?。！？؟۔…])[\"”’')\]]*(?:\s*\[[\d,\s]+\])*(?=\s)|\n"
-)
-WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
-NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-NEGATIONS = frozenset("no not never none nobody nothing neither nor without cannot".split())
-STOP_WORDS = frozenset(
-    "a an and are as at be been by can do does for from has have he her his how i in is it its may must of on or our "
-    "per she should so such than that the their them then there these they this those to up was we were what when "
-    "where which who will with would you your about after all also any before but into if more most other out over "
-    "under until only each every both s t answer according document documents passage text states says".split()
+    r"(?:(?<!\be\.g)(?<!\bi\.e)(?<!\b[A-Z])(?<!\b(?:Dr|Mr|Ms|No|St))(?<!\b(?:Mrs|etc))[.]|[!?。！？؟۔…])[\"”’')\]]*+(?:\s*\[[\d,\s]+\])*+(?=\s|$)(?!\s*\[[\d,\s]*$)|\n"
 )
 
 
@@ -90,15 +79,6 @@ class Unsupported:
 
 
 @dataclass(frozen=True, slots=True)
-class _Content:
-    """What a sentence says, as far as it can be compared."""
-
-    words: frozenset[str]
-    numbers: frozenset[str]
-    negated: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Quotable:
     """A sentence of a passage."""
 
@@ -106,7 +86,7 @@ class _Quotable:
     number: int
     start: int
     end: int
-    content: _Content
+    claim: Claim
 
 
 class Citations:
@@ -117,6 +97,7 @@ class Citations:
         self._quotable: list[_Quotable] = []
         self._read = ""
         self._done = 0
+        self._judged: set[str] = set()
         self.add(passages)
 
     def add(self, passages: Sequence[Match]) -> None:
@@ -124,8 +105,7 @@ class Citations:
         for number, passage in enumerate(passages, self._count + 1):
             for start, end in _sentences(passage.text):
                 if end - start <= LONGEST_QUOTE:
-                    content = _content(passage.text[start:end])
-                    self._quotable.append(_Quotable(passage, number, start, end, content))
+                    self._quotable.append(_Quotable(passage, number, start, end, claim(passage.text[start:end])))
         self._count += len(passages)
 
     def read(self, delta: str) -> list[Citation | Unsupported]:
@@ -149,54 +129,32 @@ class Citations:
         return found
 
     def _judge(self, sentence: str, start: int, end: int) -> Iterator[Citation | Unsupported]:
-        if len(sentence) > LONGEST_SENTENCE:
+        if len(sentence) > LONGEST_SENTENCE or sentence in self._judged:
             return
+        self._judged.add(sentence)
         claimed = tuple(dict.fromkeys(int(n) for group in MARKER.findall(sentence) for n in group.split(",")))
-        content = _content(MARKER.sub(" ", sentence))
-        numbers: Sequence[int | None] = claimed or (None,)
-        least = WORDS_WHEN_CLAIMED if claimed else WORDS_WHEN_FOUND
-        quotes = [best for number in numbers if (best := self._best(content, number, least))]
-        for quote in quotes:
-            text = quote.passage.text[quote.start : quote.end]
-            yield Citation(quote.passage, quote.start, quote.end, text, start, end)
-        if claimed and not quotes:
+        said = claim(MARKER.sub(" ", sentence))
+        if not claimed and not said.words:
+            return
+        touched = False
+        for number in claimed or (None,):
+            holding, quote = self._best(said, number)
+            touched = touched or holding is not Holding.NOT
+            if quote is not None and holding is Holding.WHOLLY:
+                text = quote.passage.text[quote.start : quote.end]
+                yield Citation(quote.passage, quote.start, quote.end, text, start, end)
+        if claimed and not touched:
             yield Unsupported(sentence.strip(), claimed, start, end)
 
-    def _best(self, content: _Content, number: int | None, least: float) -> _Quotable | None:
-        """Return the quotable sentence that holds the content best, of one passage or of all; None when none does."""
-        if len(content.words) + len(content.numbers) < LEAST_WORDS:
-            return None
-        best, most = None, 0.0
+    def _best(self, said: Claim, number: int | None) -> tuple[Holding, _Quotable | None]:
+        """Return the quotable sentence that holds most of the claim, of that passage or of all, and how far it does."""
+        best, most, quote = Holding.NOT, 0.0, None
         for candidate in self._quotable:
-            if number is not None and candidate.number != number:
-                continue
-            share = _share(content, candidate.content)
-            if share >= least and share > most:
-                best, most = candidate, share
-        return best
-
-
-def _share(said: _Content, held: _Content) -> float:
-    """Return which share of what is said is held, 0 to 1; 0 when a number is missing or yes became no."""
-    if not said.numbers <= held.numbers or said.negated != held.negated:
-        return 0.0
-    said_all = len(said.words) + len(said.numbers)
-    return (len(said.words & held.words) + len(said.numbers)) / said_all if said_all else 0.0
-
-
-def _content(sentence: str) -> _Content:
-    words = [word.lower() for word in WORD.findall(sentence.replace("n't", " not").replace("n’t", " not"))]
-    numbers = frozenset(number.replace(",", "") for number in NUMBER.findall(sentence))
-    content = frozenset(_stem(word) for word in words if word not in STOP_WORDS and word not in NEGATIONS)
-    return _Content(content, numbers, any(word in NEGATIONS for word in words))
-
-
-def _stem(word: str) -> str:
-    """Return the word without the endings that English adds most; the same for both sides is all that matters."""
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) > len(ending) + 3:
-            return word[: -len(ending)]
-    return word
+            if number is None or candidate.number == number:
+                holding, share = held_by(said, candidate.claim)
+                if (holding.value, share) > (best.value, most):
+                    best, most, quote = holding, share, candidate
+        return best, quote
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
