@@ -67,9 +67,8 @@ class Invocation:
     """One event, and where its answer goes."""
 
     def __init__(self, connection: Connection, given: Answer) -> None:
-        self.context = Context(given.headers)
-        self.event = json.loads(given.body)
-        self.id = self.context.aws_request_id
+        self.given = given
+        self.id = given.headers["lambda-runtime-aws-request-id"]
         self.api = connection.api
         # Newer Runtime APIs tell attempts apart by an id that they want back.
         attempt = given.headers.get(INVOCATION_ID.lower())
@@ -217,8 +216,8 @@ async def run(api: str, handler_name: str) -> None:
 
 async def serve(handler: Any, invocation: Invocation) -> None:  # noqa: ANN401  # any Lambda handler
     """Answer one invocation, whatever the handler does."""
-    event, context = invocation.event, invocation.context
     try:
+        event, context = json.loads(invocation.given.body), Context(invocation.given.headers)
         if isinstance(handler, Mangum) and isinstance(event, dict) and "requestContext" in event:
             http = handler.infer(event, context)  # type: ignore[arg-type]  # typed for the dict of one event source
             # From 2.4 on a send to a dead stream raises OSError, which Starlette turns into ClientDisconnect.

@@ -51,11 +51,14 @@ class Connection:
             host, _, port = self.api.partition(":")
             self._reader, self._writer = await asyncio.open_connection(host, int(port or 80), limit=LARGEST_HEAD_BYTES)
         lines = [f"{method} {VERSION}{path} HTTP/1.1", f"Host: {self.api}", f"User-Agent: {USER_AGENT}"]
-        return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers), "", ""]).encode("latin-1")
+        head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers), "", ""])
+        # An error's type is named in a header, and a class may be named in any script.
+        return head.encode("latin-1", "replace")
 
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting while the other side takes no more: Lambda slows a stream down after its first 6 MB."""
-        if self._writer is None:
+        # At its end the other side takes no more either, though the kernel would take a first write without a word.
+        if self._writer is None or self._reader.at_eof():
             raise ConnectionResetError("the connection to the Runtime API is closed")
         self._writer.write(data)
         await self._writer.drain()

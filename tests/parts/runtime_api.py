@@ -62,7 +62,11 @@ class Sandbox:
 
     def send(self, event: object, **options: Any) -> Invocation:
         """Submit an event, without waiting for the answer."""
-        invocation = Invocation(json.dumps(event).encode(), LONGEST_SECONDS, **options)
+        return self.send_raw(json.dumps(event).encode(), **options)
+
+    def send_raw(self, event: bytes, **options: Any) -> Invocation:
+        """Submit these bytes as an event."""
+        invocation = Invocation(event, LONGEST_SECONDS, **options)
         self._portal.call(self.api.submit, invocation)
         return invocation
 

@@ -186,6 +186,23 @@ def test_a_plain_handler_may_be_asynchronous(start_sandbox: Start):
     assert start_sandbox(f"{SAMPLES}.stream.on_anything").call([1, None]).json == {"event": [1, None], "base64": "eA=="}
 
 
+@pytest.mark.parametrize("event", [b"", b"not json", b"\xff"], ids=["nothing", "text", "not utf-8"])
+def test_an_event_that_is_not_json_is_an_error_and_the_loop_goes_on(streaming: Sandbox, event: bytes):
+    before = seen(streaming)
+    answer = streaming.answer(streaming.send_raw(event))
+    assert answer.failure is not None
+    assert answer.failure["errorType"] in {"JSONDecodeError", "UnicodeDecodeError"}
+    assert seen(streaming)["pid"] == before["pid"]
+
+
+def test_an_error_named_in_another_script_is_told_and_the_loop_goes_on(start_sandbox: Start):
+    sandbox = start_sandbox(f"{SAMPLES}.stream.foreign")
+    for _ in range(2):
+        failure = sandbox.call(SEEN).failure
+        assert failure is not None
+        assert (failure["errorType"], failure["errorMessage"]) == ("Ошибка", "не вышло")
+
+
 def test_an_event_that_the_handler_cannot_take_is_an_error_and_the_loop_goes_on(streaming: Sandbox):
     assert streaming.call({"Records": []}).failure is not None
     assert streaming.call(SEEN).failure is None

@@ -116,12 +116,17 @@ async def _raw(scope: Scope, receive: Receive, send: Send) -> None:
     raise LookupError("no answer at all")
 
 
+async def _foreign(scope: Scope, receive: Receive, send: Send) -> None:
+    raise type("Ошибка", (Exception,), {})("не вышло")
+
+
 async def _half(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"half", "more_body": True})
 
 
 failing = Mangum(_raw, lifespan="off")
+foreign = Mangum(_foreign, lifespan="off")
 half = Mangum(_half, lifespan="off")
 
 
