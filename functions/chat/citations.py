@@ -103,9 +103,11 @@ class Citations:
     def add(self, passages: Sequence[Match]) -> None:
         """Take in more passages; the model knows them by the numbers that follow the earlier ones."""
         for number, passage in enumerate(passages, self._count + 1):
+            before: Claim | None = None
             for start, end in _sentences(passage.text):
+                before = claim(passage.text[start:end], before)
                 if end - start <= LONGEST_QUOTE:
-                    self._quotable.append(_Quotable(passage, number, start, end, claim(passage.text[start:end])))
+                    self._quotable.append(_Quotable(passage, number, start, end, before))
         self._count += len(passages)
 
     def read(self, delta: str) -> list[Citation | Unsupported]:

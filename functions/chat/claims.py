@@ -52,6 +52,8 @@ EXTENTS = {"all": "all", "every": "all", "each": "all", "only": "only", "always"
 EXTENTS |= {"twice": "twice", "double": "twice", "triple": "triple", "last": "last"}
 NEGATIONS = frozenset("no not never none nobody nothing neither without cannot".split())
 
+PRONOUNS = frozenset("it they he she this that these those".split())
+
 MONTHS = "january february march april may june july august september october november december".split()
 WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 MEASURES = (
@@ -108,9 +110,9 @@ ALIKE += [frozenset(line.split()) for line in ("optional voluntary", "yearly ann
 STOP_WORDS = frozenset(
     "a an and are as at be been by can do does e for from g has have he her him his how i if in into is it its may me "
     "must my of on or our per she should shall so such than that the their them then there these they this those to up "
-    "was we were what when where which who whom will with would you your about after also any before but more most other "
-    "out over under until both s t yes nor answer according document documents passage passages text states says said "
-    "however therefore additionally furthermore moreover currently yourself above below".split()
+    "was we were what when where which who whom will with would you your about after also any before but more most "
+    "other out over under until both s t yes nor answer according document documents passage passages text states says "
+    "said however therefore additionally furthermore moreover currently yourself above below".split()
 )
 
 SMALL = (
@@ -146,7 +148,7 @@ class Claim:
     """What a sentence says."""
 
     words: tuple[str, ...]
-    """Stems of its content words, in order."""
+    """Stems of its content words, in order; before them those that a pronoun at its beginning means."""
     numbers: frozenset[tuple[str, str]]
     """Each number and its unit, "" where it has none."""
     decisive: frozenset[str]
@@ -158,8 +160,8 @@ class Claim:
     negations: int
 
 
-def claim(sentence: str) -> Claim:
-    """Return what the sentence says."""
+def claim(sentence: str, before: "Claim | None" = None) -> Claim:
+    """Return what the sentence says; `before` is the one that a pronoun at its beginning means something of."""
     for pattern, said in SAME:
         sentence = pattern.sub(said, sentence)
     sentence = SCALED.sub(lambda found: str(Decimal(found[1]) * SCALES[found[2].lower()]), sentence)
@@ -179,8 +181,9 @@ def claim(sentence: str) -> Claim:
             content.append(_stem(word))
             if place and token[0].isupper():
                 names.append(_stem(word))
+    meant = before.words if before is not None and plain[:1] and plain[0] in PRONOUNS else ()
     return Claim(
-        tuple(content),
+        (*meant, *content),
         frozenset(_with_units(tokens)),
         frozenset(decisive),
         tuple(names),
@@ -249,9 +252,10 @@ def _turned(said: Sequence[str], held: Sequence[str], line: frozenset[str]) -> b
 
 
 def _swapped(said: Sequence[str], held: Sequence[str]) -> bool:
-    """Say whether those of the words that are in both come in another order."""
-    places = [held.index(word) for word in dict.fromkeys(said) if word in held]
-    return places != sorted(places)
+    """Say whether those of the words that are in both come in another order, each where it stands last."""
+    last = {word: place for place, word in enumerate(held)}
+    places = [last[word] for word in dict.fromkeys(reversed(said)) if word in last]
+    return places != sorted(places, reverse=True)
 
 
 def _alike(word: str, other: str) -> bool:
