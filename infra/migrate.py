@@ -3,6 +3,11 @@
 A file is `infra/migrations/NNNN_name.sql`. Its first line says for which databases: `-- databases: app, vectors`;
 both may be one. Each runs in a transaction of its own, together with its record in `agentkit_migrations.applied`,
 where its checksum is kept: a file that was edited after it was applied is an error and not a surprise.
+
+    ADMIN_DATABASE_URL=… ADMIN_VECTOR_DATABASE_URL=…             the owner's own connections: on Supabase `postgres`,
+                                                                 direct or in session mode
+    AGENTKIT_FUNCTIONS_PASSWORD=… AGENTKIT_WORKER_PASSWORD=…     what the two logins get; left out, they keep theirs
+    python -m infra migrate --embedding-dimensions 1536
 """
 
 import hashlib
@@ -13,18 +18,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 FOLDER = Path(__file__).resolve().parent / "migrations"
 # Any number will do, as long as every migrator takes the same one.
 ADVISORY_LOCK = 4_711_002
 LOCK_TIMEOUT = "5s"
 LOGINS = ("agentkit_functions", "agentkit_worker")
-
-DatabaseName = Literal["app", "vectors"]
+FIRST = "0001_roles"
+# How many dimensions the passages' vectors have, where there are any passages.
+DIMENSIONS = """
+select atttypmod from pg_attribute
+where attrelid = to_regclass('vecs.passages') and attname = 'vec'
+"""
+URLS = ("ADMIN_DATABASE_URL", "ADMIN_VECTOR_DATABASE_URL")
 
 
 class MigrationError(RuntimeError):
@@ -68,15 +78,21 @@ def migrate(
     """Apply what is missing to both databases and return the names applied, each as `database/name`.
 
     passwords: login role to password, set after the migrations; None leaves them as they are.
+    Raises MigrationError, psycopg.Error when a database is out of reach or its owner may not do that.
     """
     parameters = {"embedding_dimensions": str(embedding_dimensions)}
     applied: list[str] = []
-    for database, url in (("app", app_url), ("vectors", vectors_url)):
-        with psycopg.connect(url, autocommit=True) as connection, _alone(connection):
-            applied += [f"{database}/{name}" for name in _apply(connection, database, folder, parameters)]
-            for role, password in (passwords or {}).items():
-                statement = sql.SQL("alter role {} login password {}")
-                connection.execute(statement.format(sql.Identifier(role), sql.Literal(password)))
+    with psycopg.connect(app_url, autocommit=True) as app, psycopg.connect(vectors_url, autocommit=True) as vectors:
+        targets = [("app", app, {"app"}), ("vectors", vectors, {"vectors"})]
+        if _identity(app) == _identity(vectors):
+            targets = [("app", app, {"app", "vectors"})]
+        for database, connection, kinds in targets:
+            with _alone(connection):
+                names = _apply(connection, kinds, folder, parameters)
+                applied += [f"{database}/{name}" for name in names]
+                for login, password in (passwords or {}).items():
+                    _set_password(connection, login, password)
+        _check_dimensions(vectors, embedding_dimensions)
     return applied
 
 
@@ -85,19 +101,28 @@ def main(embedding_dimensions: int) -> int:
 
     Logins get the passwords in AGENTKIT_FUNCTIONS_PASSWORD and AGENTKIT_WORKER_PASSWORD, where those are set.
     """
-    try:
-        urls = os.environ["ADMIN_DATABASE_URL"], os.environ["ADMIN_VECTOR_DATABASE_URL"]
-    except KeyError as missing:
-        print(f"Set {missing.args[0]} to the owner's connection string.", file=sys.stderr)
+    if missing := [name for name in URLS if not os.environ.get(name)]:
+        print(f"Set {' and '.join(missing)} to the owner's connection string.", file=sys.stderr)
         return 2
-    given = {login: os.environ.get(f"{login.upper()}_PASSWORD") for login in LOGINS}
-    passwords = {login: password for login, password in given.items() if password}
+    for name in URLS:
+        try:
+            conninfo_to_dict(os.environ[name])
+        except psycopg.ProgrammingError:
+            # The library's own message repeats the string, and the password in it.
+            print(f"{name} is not a connection string: postgresql://user:password@host:port/name", file=sys.stderr)
+            return 2
+    variables = {login: f"{login.upper()}_PASSWORD" for login in LOGINS}
+    passwords = {login: os.environ[name] for login, name in variables.items() if os.environ.get(name)}
+    app_url, vectors_url = (os.environ[name] for name in URLS)
     try:
-        applied = migrate(*urls, embedding_dimensions=embedding_dimensions, passwords=passwords)
-    except (MigrationError, psycopg.OperationalError) as error:
+        applied = migrate(app_url, vectors_url, embedding_dimensions=embedding_dimensions, passwords=passwords)
+    except (MigrationError, psycopg.Error) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(applied) or "Nothing to do.")
+    if f"app/{FIRST}" in applied and len(passwords) < len(LOGINS):
+        unset = " and ".join(name for login, name in variables.items() if login not in passwords)
+        print(f"Without a password a login cannot be used: set {unset}, and migrate again.")
     return 0
 
 
@@ -111,7 +136,28 @@ def _alone(connection: psycopg.Connection) -> Iterator[None]:
         connection.execute("select pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
 
 
-def _apply(connection: psycopg.Connection, database: str, folder: Path, parameters: Mapping[str, str]) -> list[str]:
+def _identity(connection: psycopg.Connection) -> object:
+    """Return what two connections share when they reach the same database, by whatever name."""
+    return connection.execute("select system_identifier, current_database() from pg_control_system()").fetchone()
+
+
+def _set_password(connection: psycopg.Connection, login: str, password: str) -> None:
+    # Hashed here: a server that logs its statements would write the password down.
+    verifier = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+    statement = sql.SQL("alter role {} login password {}")
+    connection.execute(statement.format(sql.Identifier(login), sql.Literal(verifier)))
+
+
+def _check_dimensions(connection: psycopg.Connection, wanted: int) -> None:
+    row = connection.execute(DIMENSIONS).fetchone()
+    if row is not None and row[0] != wanted:
+        raise MigrationError(
+            f"vecs.passages holds vectors of {row[0]} dimensions, not {wanted}: another embedding model needs a "
+            "migration that makes the column anew, and every document ingested again."
+        )
+
+
+def _apply(connection: psycopg.Connection, kinds: set[str], folder: Path, parameters: Mapping[str, str]) -> list[str]:
     connection.execute("create schema if not exists agentkit_migrations")
     connection.execute(
         "create table if not exists agentkit_migrations.applied"
@@ -122,7 +168,7 @@ def _apply(connection: psycopg.Connection, database: str, folder: Path, paramete
     )
     names = []
     for migration in migrations(folder):
-        if database not in migration.databases:
+        if not kinds & migration.databases:
             continue
         if migration.name in known:
             if known[migration.name] != migration.checksum:
@@ -130,6 +176,8 @@ def _apply(connection: psycopg.Connection, database: str, folder: Path, paramete
                     f"{migration.name} was edited after it was applied; write a new migration instead."
                 )
             continue
+        if known and migration.name < max(known):
+            raise MigrationError(f"{migration.name} comes before {max(known)}, which is applied; give it a new number.")
         try:
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
