@@ -217,7 +217,7 @@ def _contradicted(said: Claim, held: Claim) -> bool:
         or _another_instead(said.decisive, held.decisive)
         or _another_instead({*said.names} - {*held.words}, {*held.names} - {*said.words})
         or any(_turned(said.plain, held.plain, line) for line in OPPOSITES)
-        or _swapped(said.names, held.words)
+        or _swapped(said.names, said.words, held.words)
     )
 
 
@@ -248,14 +248,14 @@ def _turned(said: Sequence[str], held: Sequence[str], line: frozenset[str]) -> b
         return False
     if any(not any(_alike(word, other) for other in theirs) for word in ours):
         return True
-    return _swapped(ours, held)
+    return _swapped(ours, said, held)
 
 
-def _swapped(said: Sequence[str], held: Sequence[str]) -> bool:
+def _swapped(words: Sequence[str], said: Sequence[str], held: Sequence[str]) -> bool:
     """Say whether those of the words that are in both come in another order, each where it stands last."""
-    last = {word: place for place, word in enumerate(held)}
-    places = [last[word] for word in dict.fromkeys(reversed(said)) if word in last]
-    return places != sorted(places, reverse=True)
+    ours, theirs = ({word: place for place, word in enumerate(sentence)} for sentence in (said, held))
+    both = sorted(set(words) & ours.keys() & theirs.keys(), key=ours.__getitem__)
+    return both != sorted(both, key=theirs.__getitem__)
 
 
 def _alike(word: str, other: str) -> bool:
