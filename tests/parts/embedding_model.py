@@ -57,6 +57,8 @@ class EmbeddingModel(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         """The bodies of the requests for vectors."""
         self.headers: list[dict[str, str]] = []
+        self.listed = 0
+        """How often it was asked which models there are, which costs nothing."""
         self.over = threading.Event()
 
     @property
@@ -74,6 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: EmbeddingModel
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        self.server.listed += 1
+        self._answer(200, b'{"object": "list", "data": []}', {})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
@@ -84,8 +90,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = says.body
         if content is None:
             content = vectors(*(direction(text) for text in body["input"])).body or b""
-        self.send_response(says.status)
-        for name, value in {"Content-Length": str(len(content)), **says.headers}.items():
+        self._answer(says.status, content, says.headers)
+
+    def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
