@@ -3,7 +3,9 @@
     POST /v1/search   Question -> Answer      60 a minute for each caller
 
 Reads what `worker` wrote; never calls a chat model, so it stays fast and cheap. It waits for Redis once, for the
-embedding model once (not at all for keywords alone) and for Postgres once.
+embedding model once (not at all for keywords alone, or for one of the last questions again) and for Postgres once.
+These do not overlap: a caller over the limit must cost neither an embedding nor a query, and the vector is what
+Postgres is asked about.
 """
 
 from typing import Annotated
@@ -23,7 +25,7 @@ app = create_app("search")
 class Question(Body):
     """What to look for."""
 
-    text: Annotated[Text, Field(min_length=1, max_length=2_000, examples=["When does the lease end?"])]
+    text: Annotated[Text, Field(min_length=1, max_length=2_000, pattern=r"\S", examples=["When does the lease end?"])]
     limit: int = Field(8, ge=1, le=50, description="Passages wanted at most.")
     mode: passages.Mode = Field("hybrid", description="By meaning, by words, or both.")
     document_ids: list[UUID] | None = Field(None, max_length=100, description="Look in these documents alone.")
