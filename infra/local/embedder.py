@@ -21,6 +21,8 @@ class Embedder:
             self.name,
             [sys.executable, "-m", "infra.local.embedder_server", str(self.port)],
             log=folder / "logs" / "embedder.log",
+            # It would report its use to its makers, and keep a name for this machine in the home folder.
+            env={"ORT_DISABLE_TELEMETRY": "1"},
         )
 
     @property

@@ -207,10 +207,12 @@ class Dev:
 
     def __init__(self, folder):
         self.mark = uuid.uuid4().hex
+        self.home = folder / "home"
+        self.home.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-c", DEV, str(folder)],
             cwd=ROOT,
-            env={**os.environ, "STARTED_BY_TEST": self.mark},
+            env={**os.environ, "STARTED_BY_TEST": self.mark, "HOME": str(self.home), "XDG_CACHE_HOME": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -275,6 +277,7 @@ def test_the_real_stack_answers_is_one_to_a_checkout_and_ends_on_ctrl_c(folder, 
     assert (dev.process.returncode, complaints) == (0, "")
     assert dev.left() == []
     assert not file_of(folder).exists()
+    assert list(dev.home.rglob("*")) == []  # what it writes is in the project's folder
 
 
 def test_the_real_stack_leaves_no_process_when_it_is_killed(folder, dev):
