@@ -11,7 +11,7 @@ first byte it waits for Redis once and for Postgres once, side by side; the mode
 
 import asyncio
 import uuid
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from agentkit import llm, ratelimit, runs, ui_stream
 from agentkit.auth import Caller, CurrentCaller
-from agentkit.http import create_app, lambda_handler
+from agentkit.http import add_headers, create_app, lambda_handler
 from agentkit.ratelimit import limit
 from agentkit.settings import ModelSettings, load
 from agentkit.ui_message import CHAT_ID, ChatRequest
@@ -54,24 +54,24 @@ async def chat(
     body: ChatRequest, caller: CurrentCaller, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer the last message of a conversation, streamed."""
-    run, headers, turns = await _begin(body, caller, idempotency_key)
+    run, turns = await _begin(body, caller, idempotency_key, request)
     if run.repeated:
-        return ui_stream.replay(run, headers=headers)
+        return ui_stream.replay(run)
     answer_id = uuid.uuid4().hex
     usage = llm.Usage()
 
-    async def answer(writer: StreamWriter) -> None:
+    async def answer(writer: StreamWriter) -> Literal["length"] | None:
         # Beside the model's work, and whatever comes of that: a reload finds the question from the beginning.
         asking = asyncio.create_task(history.ask(caller, body.id, body.question))
         try:
-            await agent.answer(body.question.text, turns, caller, writer, usage)
+            return await agent.answer(body.question.text, turns, caller, writer, usage)
         finally:
             await asking
 
     async def save(writer: StreamWriter, ending: Ending) -> dict[str, Any]:
         return await _save(body, caller, writer, ending, answer_id, usage)
 
-    return ui_stream.respond(run, answer, save, message_id=answer_id, seconds=_seconds_left(request), headers=headers)
+    return ui_stream.respond(run, answer, save, message_id=answer_id, seconds=_seconds_left(request))
 
 
 @app.get(
@@ -93,8 +93,8 @@ async def stop(chat_id: ChatId, caller: CurrentCaller) -> Stopped:
 
 
 async def _begin(
-    body: ChatRequest, caller: Caller, idempotency_key: str | None
-) -> tuple[runs.Run, dict[str, str], list[history.Turn]]:
+    body: ChatRequest, caller: Caller, idempotency_key: str | None, request: Request
+) -> tuple[runs.Run, list[history.Turn]]:
     """Start the run, count the request and read the history, side by side; let go of the run if one of them fails."""
     run, headers, turns = await asyncio.gather(
         runs.start(caller.id, body.id, idempotency_key=idempotency_key),
@@ -102,12 +102,14 @@ async def _begin(
         history.read(caller, body.id, body.question),
         return_exceptions=True,
     )
+    if isinstance(headers, dict):
+        add_headers(request, headers)
     failures = [outcome for outcome in (headers, run, turns) if isinstance(outcome, BaseException)]
     if failures:
         if isinstance(run, runs.Run) and not run.repeated:
             await runs.finish(run, "failed")
         raise failures[0]
-    return run, headers, turns  # type: ignore[return-value]  # the failures were raised
+    return run, turns  # type: ignore[return-value]  # the failures were raised
 
 
 async def _save(
@@ -116,7 +118,7 @@ async def _save(
     """Keep the question, the answer and what it cost; return the answer's metadata."""
     if not usage.output_tokens and writer.said:
         usage.estimate(body.question.text, writer.said)
-    model = load(ModelSettings).chat_model
+    model = usage.model or load(ModelSettings).chat_model
     metadata = {
         "status": ending,
         "model": model,

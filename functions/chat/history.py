@@ -18,11 +18,16 @@ NEWEST = 60
 MODEL_CHARACTERS = 12_000
 TITLE_CHARACTERS = 60
 
-# What was said in this conversation, the newest first?
+# What was said in this conversation, the newest first? A question that stands there already is being asked again: what
+# came after it does not count.
 READ = """
-select id, role, parts, metadata from agentkit.messages
-where owner = %s and conversation_id = %s
-order by ordinal desc limit %s
+select role, parts from agentkit.messages
+where owner = %(owner)s and conversation_id = %(conversation)s and ordinal < coalesce(
+  (select ordinal from agentkit.messages
+   where owner = %(owner)s and conversation_id = %(conversation)s and id = %(question)s),
+  9223372036854775807
+)
+order by ordinal desc limit %(newest)s
 """
 
 TOUCH_CONVERSATION = """
@@ -37,7 +42,8 @@ where asked.owner = %(owner)s and asked.conversation_id = %(conversation)s and a
 """
 WRITE = """
 insert into agentkit.messages (owner, conversation_id, id, role, parts, metadata) values (%s, %s, %s, %s, %s, %s)
-on conflict (owner, conversation_id, id) do update set parts = excluded.parts, metadata = excluded.metadata
+on conflict (owner, conversation_id, id)
+do update set role = excluded.role, parts = excluded.parts, metadata = excluded.metadata
 """
 RECORD_USAGE = """
 insert into agentkit.usage_events (owner, function, model, input_tokens, output_tokens, cost_usd, conversation_id)
@@ -54,22 +60,22 @@ class Turn:
 
 
 async def read(caller: Caller, conversation_id: str, question: Message) -> list[Turn]:
-    """Return what was said before the question, oldest first; no more than the model should read again.
+    """Return what was said before the question, oldest first: no more than the model should read again.
 
-    A question that stands there already is being asked again: what came after it does not count.
+    It begins with a question: there are models that read no other conversation.
     """
-    rows = await fetch(caller, READ, [caller.id, conversation_id, NEWEST])
-    asked_again = next((place for place, row in enumerate(rows) if row["id"] == question.id), None)
-    before = rows if asked_again is None else rows[asked_again + 1 :]
+    wanted = {"owner": caller.id, "conversation": conversation_id, "question": question.id, "newest": NEWEST}
     turns: list[Turn] = []
     room = MODEL_CHARACTERS
-    for row in before:
+    for row in await fetch(caller, READ, wanted):
         text = "".join(part.get("text", "") for part in row["parts"] if part.get("type") == "text")
         room -= len(text)
         if room < 0:
             break
         if text:
             turns.append(Turn(row["role"], text))
+    while turns and turns[-1].role != "user":
+        turns.pop()
     return turns[::-1]
 
 

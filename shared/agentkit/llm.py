@@ -10,12 +10,14 @@ repeated, as the user has read half of it.
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agentkit.errors import Problem, TooManyRequests, Unavailable, UpstreamFailed
 from agentkit.settings import ModelSettings, load
 
 if TYPE_CHECKING:
+    from httpx import AsyncClient
     from langchain_core.language_models import BaseChatModel
 
 RETRIES = 2
@@ -23,6 +25,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 TOKENS_PER_MILLION = 1_000_000
 # In English; only where a provider does not count for us.
 CHARACTERS_PER_TOKEN = 4
+UNUSABLE = "The language model's answer cannot be used."
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+    model: str = ""
+    """The one that answered, when it was not the deployment's own."""
 
     def add(self, input_tokens: int, output_tokens: int) -> None:
         """Add one call's tokens."""
@@ -67,6 +72,9 @@ def chat_model(name: str | None = None) -> "BaseChatModel":
             "base_url": settings.openai_base_url,
             "api_key": settings.openai_api_key.get_secret_value(),
             "timeout": httpx.Timeout(settings.chat_timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
+            # A server that sends signs of life and no words is down as well.
+            "stream_chunk_timeout": settings.chat_timeout_seconds,
+            "http_async_client": _connections(),
             "stream_usage": True,
         }
     model: BaseChatModel = init_chat_model(
@@ -76,6 +84,21 @@ def chat_model(name: str | None = None) -> "BaseChatModel":
         # Then its callbacks hear each token, whoever calls it.
         model.streaming = True
     return model
+
+
+@cache
+def _connections() -> "AsyncClient":
+    """Return the client that all models of the OpenAI protocol share; each request brings its own time limits."""
+    import httpx
+
+    return httpx.AsyncClient(follow_redirects=True)
+
+
+async def close() -> None:
+    """Let go of the connections; models made before are of no more use."""
+    client = _connections()
+    _connections.cache_clear()
+    await client.aclose()
 
 
 def problem_of(error: BaseException) -> Problem | None:
@@ -92,7 +115,7 @@ def problem_of(error: BaseException) -> Problem | None:
         if isinstance(cause, httpx.HTTPError | ConnectionError | TimeoutError):
             return Unavailable("The language model cannot be reached just now.", code="model_unavailable")
         if type(cause).__module__.split(".")[0] in {"openai", "anthropic"}:
-            return UpstreamFailed("The language model's answer cannot be used.", code="model_failed")
+            return UpstreamFailed(UNUSABLE, code="model_failed")
     return None
 
 

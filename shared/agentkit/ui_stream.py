@@ -42,7 +42,8 @@ log = telemetry.logger(__name__)
 _conducting: set[asyncio.Task[None]] = set()
 
 
-Answer = Callable[[StreamWriter], Coroutine[Any, Any, None]]
+Answer = Callable[[StreamWriter], Coroutine[Any, Any, Literal["length"] | None]]
+_Making = asyncio.Task[Literal["length"] | None]
 Save = Callable[[StreamWriter, Ending], Coroutine[Any, Any, dict[str, Any]]]
 
 
@@ -58,7 +59,8 @@ def respond(
 ) -> StreamingResponse:
     """Return the response that streams the answer; its first byte does not wait for anything.
 
-    answer: writes it. save: keeps it, however it ended, and returns the metadata that the client gets.
+    answer: writes it; returns "length" when the model's output limit cut it off.
+    save: keeps it, however it ended, and returns the metadata that the client gets.
     seconds: how long the answer may take before it is ended with `finishReason: length`.
     """
     conductor = _Conductor(run, time.monotonic() + seconds, heartbeat_seconds)
@@ -121,7 +123,8 @@ class _Conductor:
         try:
             ending, sentence = await self._ending(making)
             if ending == "length":
-                self.writer.data("continue", {"reason": "deadline"})
+                too_late = time.monotonic() >= self._deadline
+                self.writer.data("continue", {"reason": "deadline" if too_late else "output_limit"})
             self.writer.close()
             try:
                 last = _last(ending, storable_json(await save(self.writer, ending)))
@@ -140,7 +143,7 @@ class _Conductor:
             finally:
                 self._outlet.put_nowait(None)
 
-    async def _ending(self, making: "asyncio.Task[None]") -> tuple[Ending, str | None]:
+    async def _ending(self, making: "_Making") -> tuple[Ending, str | None]:
         """Return how the making of the answer ended, and the sentence for the user when it failed."""
         try:
             asked = await self._asked_to_end(making)
@@ -154,7 +157,7 @@ class _Conductor:
                 return asked, None
         failure = asyncio.CancelledError() if making.cancelled() else making.exception()
         if failure is None:
-            return "finished", None
+            return making.result() or "finished", None
         if asked is None:
             return "failed", _sentence(failure, FAILED)
         if not making.cancelled():
@@ -162,7 +165,7 @@ class _Conductor:
             log.warning("stream.stumbled", ending=asked, exc_info=failure)
         return asked, None
 
-    async def _asked_to_end(self, making: "asyncio.Task[None]") -> Ending | None:
+    async def _asked_to_end(self, making: "_Making") -> Ending | None:
         """Return once the answer is made, or why it must end before."""
         while not making.done():
             await asyncio.wait({making}, timeout=FLUSH_SECONDS)

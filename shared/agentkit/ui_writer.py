@@ -83,7 +83,7 @@ class StreamWriter:
     def tool_input(self, call_id: str, name: str, arguments: Any) -> None:  # noqa: ANN401  # JSON
         """Say that the model calls a tool."""
         self.end_prose()
-        arguments = storable_json(arguments)
+        call_id, name, arguments = storable(call_id), storable(name), storable_json(arguments)
         self.write({"type": "tool-input-start", "toolCallId": call_id, "toolName": name})
         self.write({"type": "tool-input-available", "toolCallId": call_id, "toolName": name, "input": arguments})
         part = {"type": f"tool-{name}", "toolCallId": call_id, "state": "input-available", "input": arguments}
@@ -92,6 +92,7 @@ class StreamWriter:
 
     def tool_output(self, call_id: str, output: Any) -> None:  # noqa: ANN401  # JSON
         """Say what the tool answered; a call that is not open is passed over."""
+        call_id = storable(call_id)
         part = self._pending_tools.pop(call_id, None)
         if part is not None:
             output = storable_json(output)
@@ -100,6 +101,7 @@ class StreamWriter:
 
     def tool_failure(self, call_id: str, sentence: str) -> None:
         """Say that the tool failed; a call that is not open is passed over."""
+        call_id = storable(call_id)
         part = self._pending_tools.pop(call_id, None)
         if part is not None:
             sentence = storable(sentence)

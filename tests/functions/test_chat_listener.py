@@ -18,12 +18,11 @@ Answered = Callable[[llm.Usage], list[str]]
 @pytest.fixture
 def asked(model: ScriptedModel, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The model as the agent asks it; its connections end with the test."""
+    portal.call(agent.close)
     asked: Any = llm.chat_model()
     monkeypatch.setattr(llm, "chat_model", lambda: asked)
-    agent.forget()
     yield asked
-    agent.forget()
-    portal.call(asked.root_async_client.close)
+    portal.call(agent.close)
 
 
 @pytest.fixture

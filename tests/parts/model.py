@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import pytest
-import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -30,6 +29,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from infra.local.part import LOOPBACK, free_port
+from tests.parts.served import serving
 
 MODEL = "scripted"
 LONGEST_SECONDS = 30.0
@@ -188,15 +188,8 @@ class ScriptedModel:
         app = Starlette(
             routes=[Route("/v1/chat/completions", self._complete, methods=["POST"]), Route("/v1/models", _models)]
         )
-        config = uvicorn.Config(
-            app, LOOPBACK, self.port, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        serving: Any = portal.start_task_soon(server.serve)
-        self._stack.callback(serving.result)
-        self._stack.callback(setattr, server, "should_exit", True)
+        self._stack.enter_context(serving(app, portal, port=self.port))
         self._stack.callback(self.let_go)
-        portal.call(_started, server)
 
     def stop(self) -> None:
         """End it."""
@@ -274,11 +267,6 @@ async def _models(_: Request) -> Response:
 
 def _chunk(choices: Sequence[Json], **extra: Any) -> str:
     return f"data: {json.dumps({**BASE, 'object': 'chat.completion.chunk', 'choices': choices, **extra})}\n\n"
-
-
-async def _started(server: uvicorn.Server) -> None:
-    while not server.started:
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
