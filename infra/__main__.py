@@ -73,6 +73,16 @@ def _package_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--architecture", choices=["x86_64", "arm64"], default="x86_64")
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from infra.bench import main as bench
+
+    return bench(options.subjects)
+
+
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help="all when none is named")
+
+
 def _nothing(_: argparse.ArgumentParser) -> None:
     """Take no options."""
 
@@ -90,6 +100,7 @@ COMMANDS: dict[str, tuple[Run, str, Configure]] = {
     "openapi": (_openapi, "print the functions' merged OpenAPI document", _nothing),
     "check": (_check, "say what is wrong with the lock files", _nothing),
     "package": (_package, "build functions' zips into .build/ and print their sizes", _package_options),
+    "bench": (_bench, "measure the budgets: one table, and a picture of it in .local/bench/", _bench_options),
     "lock": (_lock, "resolve every lock file anew", _nothing),
 }
 

@@ -6,13 +6,17 @@ target's Python and processor whatever machine builds it. Lambda takes at most 2
 
 import compileall
 import importlib.metadata
+import importlib.util
+import marshal
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -39,19 +43,16 @@ def locked_packages(function: Function) -> list[str]:
     return [each.name for each in requirements if each.marker is None or each.marker.evaluate()]
 
 
-def installed_bytes(function: Function) -> int:
-    """Return the unpacked size of that function's zip without bytecode, from the packages installed here."""
-    total = 0
-    for name in locked_packages(function):
-        distribution = importlib.metadata.distribution(name)
-        for file in distribution.files or ():
-            path = Path(str(distribution.locate_file(file)))
-            # `..` leads to console scripts, which a zip does not carry.
-            carried = ".." not in file.parts and path.suffix != ".pyc" and not PRUNED.match(str(file))
-            if carried and path.exists():
-                total += path.stat().st_size
-    ours = [ROOT / "shared" / "agentkit", function.folder]
-    return total + sum(file.stat().st_size for folder in ours for file in folder.rglob("*.py"))
+def installed_bytes(function: Function, *, bytecode: bool = False) -> int:
+    """Return the unpacked size of that function's zip, from the packages installed here.
+
+    bytecode: with that of each module too, as this Python compiles it.
+    """
+    files = list(_carried(function))
+    total = sum(file.stat().st_size for file in files)
+    if bytecode:
+        total += sum(_bytecode_bytes(file) for file in files if file.suffix == ".py")
+    return total
 
 
 def build(function: Function, architecture: str = "x86_64") -> tuple[Path, int, int]:
@@ -94,6 +95,29 @@ def main(names: list[str], architecture: str) -> int:
         archive, plain, compiled = build(known[name], architecture)
         print(f"{name:<14}{archive.stat().st_size / 1e6:>8.1f}{plain / 1e6:>10.1f}{compiled / 1e6:>15.1f}")
     return 0
+
+
+def _carried(function: Function) -> Iterator[Path]:
+    for name in locked_packages(function):
+        distribution = importlib.metadata.distribution(name)
+        for file in distribution.files or ():
+            path = Path(str(distribution.locate_file(file)))
+            # `..` leads to console scripts, which a zip does not carry.
+            carried = ".." not in file.parts and path.suffix != ".pyc" and not PRUNED.match(str(file))
+            if carried and path.exists():
+                yield path
+    for folder in (ROOT / "shared" / "agentkit", function.folder):
+        yield from folder.rglob("*.py")
+
+
+def _bytecode_bytes(module: Path) -> int:
+    compiled = Path(importlib.util.cache_from_source(module))
+    if compiled.exists():
+        return compiled.stat().st_size
+    with warnings.catch_warnings():
+        # What a package's own source is warned of is not ours to mend.
+        warnings.simplefilter("ignore")
+        return len(marshal.dumps(compile(module.read_bytes(), module, "exec")))
 
 
 def _zip(tree: Path, archive: Path) -> None:

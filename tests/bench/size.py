@@ -7,21 +7,19 @@ from infra.functions import declared
 from infra.package import installed_bytes
 from tests.bench.row import Row
 
-CHAT_MB = 120.0
-# DESIGN.md's 200 MB are with bytecode, which makes half as much again.
-ANY_MB = 200.0 / 1.5
+# Its size without bytecode, and with it.
+CHAT_MB = 120.0, 180.0
+# Of the others with bytecode: Lambda's limit is 250 MB.
+ANY_MB = 200.0
 
 
 def run() -> list[Row]:
-    """Add up the files that each function's zip carries, without bytecode."""
-    return [
-        Row(
-            "size",
-            f"{function.name}, unpacked",
-            installed_bytes(function) / 1e6,
-            "MB",
-            1,
-            budget=CHAT_MB if function.name == "chat" else ANY_MB,
-        )
-        for function in declared()
-    ]
+    """Add up the files that each function's zip carries."""
+    rows = []
+    for function in declared():
+        plain, compiled = (installed_bytes(function, bytecode=bytecode) / 1e6 for bytecode in (False, True))
+        if function.name == "chat":
+            rows.append(Row("size", "chat, unpacked", plain, "MB", 1, budget=CHAT_MB[0]))
+        budget = CHAT_MB[1] if function.name == "chat" else ANY_MB
+        rows.append(Row("size", f"{function.name}, unpacked and compiled", compiled, "MB", 1, budget=budget))
+    return rows
