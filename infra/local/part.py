@@ -6,6 +6,7 @@ Each part's module has a class that holds a `Process`, and says what a client ne
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 LOOPBACK = "127.0.0.1"
+# Above them, outgoing connections are given theirs: one of those might be taken before its server has started.
+NAMED_PORTS = range(20_000, 32_768)
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.02
 STOP_SECONDS = 10.0
@@ -45,10 +48,12 @@ class Part(Protocol):
 
 
 def free_port() -> int:
-    """Return a loopback port that the kernel says is free just now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that is free just now, and that the kernel gives to nobody who does not name it."""
+    for port in random.SystemRandom().sample(NAMED_PORTS, len(NAMED_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise PartFailed(f"No loopback port from {NAMED_PORTS.start} to {NAMED_PORTS.stop - 1} is free.")
 
 
 def accepts(port: int) -> bool:

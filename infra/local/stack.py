@@ -8,6 +8,7 @@
 import contextlib
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,21 +21,21 @@ from infra.local.aws import Aws
 from infra.local.embedder import Embedder
 from infra.local.gateway import Gateway
 from infra.local.model import Model
-from infra.local.part import Part, PartFailed, accepts, free_port
+from infra.local.part import LOOPBACK, Part, PartFailed, accepts, free_port
 from infra.local.postgres import Postgres
 from infra.local.redis import Redis
 from infra.local.signin import SignIn
 
 FOLDER = ROOT / ".local"
-# The first is what people see; each is taken only while nobody else has it.
+# The first is what people see; each is taken only while nobody else has it. Outgoing connections are given higher ones.
 PORTS = {
-    "gateway": 54330,
-    "sign-in": 54331,
-    "postgres": 54332,
-    "redis": 54333,
-    "model": 54334,
-    "embedder": 54335,
-    "aws": 54336,
+    "gateway": 24330,
+    "sign-in": 24331,
+    "postgres": 24332,
+    "redis": 24333,
+    "model": 24334,
+    "embedder": 24335,
+    "aws": 24336,
 }
 ORIGINS = '["http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:8888"]'
 # What `.local/env` begins with, in this order; whatever else the functions need follows.
@@ -75,6 +76,7 @@ class Stack:
         self._given = parts
         self._parts: list[Part] = []
         self._lock: IO[str] | None = None
+        self._taken: list[socket.socket] = []
         # Kept until the parts have ended: a part may not outlive the thread that started it.
         self._threads = ThreadPoolExecutor(max_workers=8)
         self.environment: dict[str, str] = {}
@@ -103,7 +105,7 @@ class Stack:
                 self.environment |= part.environment
             self._start_all(first)
             if self._given is None:
-                gateway = Gateway(self._folder, self.environment, port=_port("gateway"))
+                gateway = Gateway(self._folder, self.environment, port=self._port("gateway"))
                 self._parts.append(gateway)
                 self.environment |= gateway.environment
                 self._start_all([gateway])
@@ -137,6 +139,8 @@ class Stack:
 
     def _unlock(self) -> None:
         self._parts = []
+        while self._taken:
+            self._taken.pop().close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -144,11 +148,11 @@ class Stack:
     def _own_parts(self) -> list[Part]:
         folder = self._folder
         parts: list[Part] = [
-            Postgres(folder, port=_port("postgres")),
-            Redis(folder, port=_port("redis")),
-            Embedder(folder, port=_port("embedder")),
-            Aws(folder, port=_port("aws")),
-            SignIn(folder, port=_port("sign-in")),
+            Postgres(folder, port=self._port("postgres")),
+            Redis(folder, port=self._port("redis")),
+            Embedder(folder, port=self._port("embedder")),
+            Aws(folder, port=self._port("aws")),
+            SignIn(folder, port=self._port("sign-in")),
         ]
         self.environment["ALLOWED_ORIGINS"] = os.environ.get("ALLOWED_ORIGINS", ORIGINS)
         own = {name: os.environ[name] for name in OWN_MODEL if os.environ.get(name)}
@@ -157,8 +161,20 @@ class Stack:
                 raise PartFailed("OPENAI_BASE_URL is set: set CHAT_MODEL as well, such as openai:the-model-it-serves.")
             self.environment |= {"OPENAI_API_KEY": "not-set", "OPENAI_BASE_URL": "https://api.openai.com/v1", **own}
         else:
-            parts.append(Model(folder, port=_port("model")))
+            parts.append(Model(folder, port=self._port("model")))
         return parts
+
+    def _port(self, name: str) -> int:
+        """Return that part's own port, or another where someone has it: at once, however many stacks start together."""
+        port = PORTS[name]
+        # Its UDP namesake, which nobody needs, says that a stack has taken it long before the part listens.
+        taken = socket.socket(type=socket.SOCK_DGRAM)
+        self._taken.append(taken)
+        try:
+            taken.bind((LOOPBACK, port))
+        except OSError:
+            return free_port()
+        return free_port() if accepts(port) else port
 
     def _start_all(self, parts: Sequence[Part]) -> None:
         def timed(start: Callable[[], None], name: str) -> None:
@@ -224,8 +240,3 @@ def _read_environment(folder: Path) -> dict[str, str] | None:
 def _quoted(value: str) -> str:
     """Return the value as dotenv files and shells read it."""
     return value if value.replace("_", "").replace("-", "").isalnum() else f"'{value}'"
-
-
-def _port(name: str) -> int:
-    preferred = PORTS[name]
-    return free_port() if accepts(preferred) else preferred

@@ -9,15 +9,16 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
 from infra.functions import ROOT
-from infra.local.part import PartFailed, Process
-from infra.local.stack import FOR_CLIENTS, AlreadyRunning, Stack, running_environment
-from tests.parts.postgres import reachable
+from infra.local.part import PartFailed, Process, free_port
+from infra.local.stack import FOR_CLIENTS, PORTS, AlreadyRunning, Stack, running_environment
+from tests.parts.postgres import open_folder
 
 IDLE = "import threading; threading.Event().wait()"
 
@@ -108,9 +109,9 @@ def test_parts_stop_in_reverse_order(tmp_path):
 
 
 def test_a_second_stack_says_where_the_first_is(tmp_path):
-    part = Idler(tmp_path, "part", environment={"AGENTKIT_URL": "http://127.0.0.1:54330"})
+    part = Idler(tmp_path, "part", environment={"AGENTKIT_URL": "http://127.0.0.1:24330"})
     with Stack(tmp_path, parts=[part]):
-        with pytest.raises(AlreadyRunning, match=r"running already, at http://127\.0\.0\.1:54330\."):
+        with pytest.raises(AlreadyRunning, match=r"running already, at http://127\.0\.0\.1:24330\."):
             Stack(tmp_path, parts=[Idler(tmp_path, "other")]).start()
         # The refused one has taken nothing away.
         assert file_of(tmp_path).exists()
@@ -195,6 +196,23 @@ def test_a_model_of_ones_own_replaces_the_local_one(tmp_path, monkeypatch):
     stack = Stack(tmp_path)
     assert "model" not in [part.name for part in stack._own_parts()]
     assert own.items() <= stack.environment.items()
+    stack.stop()
+
+
+def test_stacks_that_start_together_take_different_ports(tmp_path):
+    stacks = [Stack(tmp_path / name) for name in ("one", "other")]
+    # None of them listens yet.
+    ports = [stack._port(name) for stack in stacks for name in PORTS]
+    for stack in stacks:
+        stack.stop()
+    assert len(set(ports)) == len(ports)
+
+
+def test_no_outgoing_connection_can_be_given_the_port_that_was_found_free():
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(given.read_text().split()[0]) if given.exists() else 49_152  # IANA's dynamic ports, elsewhere
+    assert all(free_port() < first for _ in range(20))
+    assert max(PORTS.values()) < first
 
 
 # The real stack, as `make dev` runs it.
@@ -240,8 +258,9 @@ class Dev:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return reachable(tmp_path_factory.mktemp("stack"))
+def folder():
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
