@@ -17,7 +17,7 @@ from infra.local.part import LOOPBACK
 from infra.local.postgres import BARE_PROJECT, SUPERUSER, Postgres
 from infra.migrate import ADVISORY_LOCK, FOLDER, LOGINS, MigrationError, migrate, migrations
 from tests.parts.people import ADA, BOB, caller
-from tests.parts.postgres import reachable
+from tests.parts.postgres import open_folder
 
 OWNER = "project_owner"
 PASSWORD = "the-owners-own"
@@ -64,16 +64,17 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    server = Postgres(reachable(tmp_path_factory.mktemp("migrate")), durable=False)
-    server.start()
-    with psycopg.connect(server.url("postgres", SUPERUSER), autocommit=True) as connection:
-        for database in ("app", "vectors"):
-            connection.execute(f"drop database {database}")
-        connection.execute(f"drop role {', '.join(ROLES)}")
-        connection.execute(AS_SUPABASE)
-    yield server
-    server.stop()
+def cluster():
+    with open_folder() as folder:
+        server = Postgres(folder, durable=False)
+        server.start()
+        with psycopg.connect(server.url("postgres", SUPERUSER), autocommit=True) as connection:
+            for database in ("app", "vectors"):
+                connection.execute(f"drop database {database}")
+            connection.execute(f"drop role {', '.join(ROLES)}")
+            connection.execute(AS_SUPABASE)
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The real Postgres, migrated, one for the whole run."""
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -9,20 +11,25 @@ import pytest
 from infra.local.postgres import Postgres
 
 
-def reachable(folder: Path) -> Path:
-    """Let everyone into pytest's folder: root runs the server as nobody."""
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    return folder
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that everyone may enter while it lasts: root runs the server as nobody.
+
+    Not one of pytest's: each pytest that starts closes those of the same person's others.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres_server() -> Iterator[Postgres]:
     """A running server; ask for `postgres` instead, unless the test stops it."""
-    server = Postgres(reachable(tmp_path_factory.mktemp("postgres-part")), durable=False)
-    server.start()
-    yield server
-    server.stop()
+    with open_folder() as folder:
+        server = Postgres(folder, durable=False)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

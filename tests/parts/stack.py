@@ -6,16 +6,17 @@ import pytest
 
 from infra.local.stack import Stack
 from tests.parts.model import ScriptedModel
-from tests.parts.postgres import reachable
+from tests.parts.postgres import open_folder
 
 
 @pytest.fixture(scope="session")
-def stack(model_server: ScriptedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(model_server: ScriptedModel) -> Iterator[Stack]:
     """A running stack; ask for `model` as well and tell it what to say."""
-    stack = Stack(reachable(tmp_path_factory.mktemp("whole-stack")))
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in model_server.environment.items():
-            environment.setenv(name, value)
-        stack.start()
-    yield stack
-    stack.stop()
+    with open_folder() as folder:
+        stack = Stack(folder)
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in model_server.environment.items():
+                environment.setenv(name, value)
+            stack.start()
+        yield stack
+        stack.stop()
