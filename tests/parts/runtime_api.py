@@ -1,6 +1,8 @@
 """A Lambda Runtime API that records, with one sandbox at it; and a gate by which a test paces a sample's stream."""
 
+import asyncio
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +21,9 @@ from infra.local.part import LOOPBACK, Process
 from infra.local.runtime_api import PRELUDE_END, FunctionFailed, Invocation, RuntimeApi
 
 LONGEST_SECONDS = 30.0
+"""What an invocation is told that it may take."""
+PATIENCE_SECONDS = 120.0
+"""When a test gives up; a busy machine is slow."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Sandbox:
         iterator: AsyncIterator[bytes] = aiter(invocation.pieces())
 
         async def following() -> bytes:
-            return await anext(iterator)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await anext(iterator)
 
         return lambda: self._portal.call(following)
 
@@ -83,13 +89,13 @@ class Sandbox:
         """Wait for the answer's end."""
 
         async def collect() -> bytes:
-            body = b""
-            try:
-                async for piece in invocation.pieces():
-                    body += piece
-            except FunctionFailed:
-                pass
-            return body
+            pieces = []
+            with contextlib.suppress(FunctionFailed):
+                # A sandbox that has ended answers nothing, and nobody else would say so.
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    async for piece in invocation.pieces():
+                        pieces.append(piece)  # noqa: PERF401  # kept also when the answer breaks off
+            return b"".join(pieces)
 
         body = self._portal.call(collect)
         return Answered(body, invocation.headers, invocation.trailers, invocation.failure)
@@ -168,15 +174,15 @@ class Gate:
         self.port: int = self._listener.getsockname()[1]
         self._stream: socket.socket | None = None
 
-    def say(self, word: str) -> None:
+    def say(self, *words: str) -> None:
         """Let the stream send one piece (`more`), `fail` or `end`."""
         if self._stream is None:
             self._stream, _ = self._listener.accept()
-        self._stream.sendall(f"{word}\n".encode())
+        self._stream.sendall("".join(f"{word}\n" for word in words).encode())
 
-    def say_once_asked(self, word: str) -> None:
+    def say_once_asked(self, *words: str) -> None:
         """Say it when the stream comes to the gate, and meanwhile let the test go on to wait for the stream."""
-        threading.Thread(target=self.say, args=(word,), daemon=True).start()
+        threading.Thread(target=self.say, args=words, daemon=True).start()
 
     def wait_until_left(self) -> None:
         """Wait until the stream asks no more."""

@@ -166,7 +166,8 @@ def test_an_app_that_is_silent_when_its_stream_breaks_is_cancelled(start_sandbox
 
 def test_an_early_refusal_ends_the_stream_and_the_loop_goes_on(streaming: Sandbox):
     before = seen(streaming)
-    answer = streaming.call(url_event("/v1/stream/big", "megabytes=8"), largest_bytes=1 << 20)
+    # More than the sockets between them hold, so that it cannot all be on its way before the refusal is heard.
+    answer = streaming.call(url_event("/v1/stream/big", "megabytes=64"), largest_bytes=1 << 20)
     assert answer.failure is not None
     assert answer.failure["errorType"] == "Function.ResponseSizeTooLarge"
     after = seen(streaming)
