@@ -87,7 +87,7 @@ class Rename(Body):
 @app.get("/conversations", dependencies=[reads])
 async def list_conversations(caller: CurrentCaller, cursor: PageCursor = None, limit: PageLimit = 20) -> Page:
     """Return the caller's conversations, the last used first."""
-    moment, after = position(cursor)
+    moment, after = position(cursor, str)
     rows = await fetch(caller, PAGE, {"moment": moment, "id": after, "limit": limit + 1})
     items = [Summary(**row) for row in rows[:limit]]
     more = len(rows) > limit

@@ -21,7 +21,7 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 from uuid import UUID, uuid4, uuid5
 
-from fastapi import Header, Query, status
+from fastapi import Header, status
 from pydantic import BaseModel, Field
 
 from agentkit import auth, jobs, passages, storage
@@ -30,6 +30,7 @@ from agentkit.database import Row
 from agentkit.errors import Conflict, ContentTooLarge, NotFound, Problem, Unavailable, UnsupportedMediaType
 from agentkit.http import Body, Text, create_app, lambda_handler
 from agentkit.jobs import Fault, Job
+from agentkit.paging import PageCursor, PageLimit
 from agentkit.ratelimit import limit
 from agentkit.settings import StorageSettings, load
 from functions.documents import rows
@@ -67,8 +68,8 @@ class NewDocument(Body):
 class NewText(Body):
     """A text to read, without a file."""
 
-    title: Title
-    text: Text = Field(min_length=1, pattern=VISIBLE)
+    title: Title = Field(examples=["Notes on the lease"])
+    text: Text = Field(min_length=1, pattern=VISIBLE, examples=["# Lease\n\nIt ends on 30 September 2027."])
     media_type: Literal["text/markdown", "text/plain"] = "text/markdown"
     audience: Audience = "owner"
 
@@ -217,11 +218,11 @@ async def create_text(new: NewText, caller: CurrentCaller, key: IdempotencyKey =
 @app.get("/documents", dependencies=[limit("documents-read", per_minute=120)])
 async def list_documents(
     caller: CurrentCaller,
-    cursor: Annotated[Text | None, Query(max_length=200)] = None,
-    wanted: Annotated[int, Query(alias="limit", ge=1, le=100)] = 20,
+    cursor: PageCursor = None,
+    limit: PageLimit = 20,
 ) -> Page:
     """Return the documents that the caller may read, newest first."""
-    found, next_cursor = await rows.page(caller, cursor, wanted)
+    found, next_cursor = await rows.page(caller, cursor, limit)
     return Page(items=[Document.of(row) for row in found], next_cursor=next_cursor)
 
 

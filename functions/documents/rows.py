@@ -1,8 +1,5 @@
 """The rows of `agentkit.documents`, read and written as their owner."""
 
-import base64
-import binascii
-from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -12,6 +9,7 @@ from agentkit import database
 from agentkit.auth import Caller
 from agentkit.database import Row
 from agentkit.errors import Invalid, NotFound
+from agentkit.paging import cursor_after, position
 
 # Returns the earlier row when the id is taken, which happens to a repeated Idempotency-Key only.
 INSERT = """
@@ -86,11 +84,11 @@ async def owned(caller: Caller, document_id: UUID) -> Row:
 
 async def page(caller: Caller, cursor: str | None, limit: int) -> tuple[list[Row], str | None]:
     """Return at most `limit` documents that the caller may read, newest first, and where the next page begins."""
-    created_at, document_id = _position(cursor) if cursor else (None, None)
+    created_at, document_id = position(cursor, UUID)
     facts = {"created_at": created_at, "id": document_id, "limit": limit + 1}
     rows = await database.fetch(caller, PAGE, facts)
     more = len(rows) > limit
-    return rows[:limit], _cursor(rows[limit - 1]) if more else None
+    return rows[:limit], cursor_after(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if more else None
 
 
 async def fail(caller: Caller, document_id: UUID, code: str, sentence: str) -> None:
@@ -101,16 +99,3 @@ async def fail(caller: Caller, document_id: UUID, code: str, sentence: str) -> N
 async def delete(caller: Caller, document_id: UUID) -> None:
     """The row is gone."""
     await database.fetch(caller, DELETE, [document_id])
-
-
-def _cursor(row: Row) -> str:
-    return base64.urlsafe_b64encode(f"{row['created_at'].isoformat()} {row['id']}".encode()).decode().rstrip("=")
-
-
-def _position(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        created_at, document_id = text.split(" ")
-        return datetime.fromisoformat(created_at), UUID(document_id)
-    except (binascii.Error, ValueError) as error:
-        raise Invalid("The cursor is not one of ours; begin without it.", code="cursor_invalid") from error

@@ -5,13 +5,15 @@ among rows that are the caller's own anyway.
 """
 
 import base64
-import binascii
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Query
 
 from agentkit.errors import BadRequest
+
+T = TypeVar("T")
 
 PageLimit = Annotated[int, Query(ge=1, le=100, description="Items wanted at most.")]
 PageCursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
@@ -22,16 +24,22 @@ def cursor_after(moment: datetime, identity: object) -> str:
     return base64.urlsafe_b64encode(f"{moment.isoformat()} {identity}".encode()).decode().rstrip("=")
 
 
-def position(cursor: str | None) -> tuple[datetime | None, str]:
-    """Return the time and id after which the page begins; (None, "") for the first. Raises BadRequest."""
+def position(cursor: str | None, identity: Callable[[str], T]) -> tuple[datetime, T] | tuple[None, None]:
+    """Return the time and id after which the page begins; (None, None) for the first. Raises BadRequest.
+
+    identity: what makes an id of its text, or raises ValueError.
+    """
     if cursor is None:
-        return None, ""
+        return None, None
     try:
-        decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        moment, _, identity = decoded.partition(" ")
-        parsed = datetime.fromisoformat(moment)
-    except (ValueError, binascii.Error) as error:
-        raise BadRequest("The cursor is not one of ours.", code="cursor_invalid") from error
-    if parsed.tzinfo is None or not identity or "\0" in identity:
-        raise BadRequest("The cursor is not one of ours.", code="cursor_invalid")
-    return parsed, identity
+        moment, _, after = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(" ")
+        found = datetime.fromisoformat(moment), identity(after)
+    except ValueError as error:
+        raise _refusal() from error
+    if found[0].tzinfo is None or not after or "\0" in after:
+        raise _refusal()
+    return found
+
+
+def _refusal() -> BadRequest:
+    return BadRequest("The cursor is not one of ours; begin without it.", code="cursor_invalid")
