@@ -31,6 +31,8 @@ PER_MINUTE = 20
 # Where no platform sets a deadline, and what saving and ending need of one that does.
 LONGEST_SECONDS = 300.0
 ENDING_SECONDS = 8.0
+# Of those: one is the answer's to let go of what it holds, one is Redis's.
+SAVING_SECONDS = 5.0
 SHORTEST_SECONDS = 1.0
 
 ChatId = Annotated[str, Path(pattern=CHAT_ID, description="The chat's id, as `useChat` has it.")]
@@ -69,7 +71,8 @@ async def chat(
             await asking
 
     async def save(writer: StreamWriter, ending: Ending) -> dict[str, Any]:
-        return await _save(body, caller, writer, ending, answer_id, usage)
+        async with asyncio.timeout(SAVING_SECONDS):
+            return await _save(body, caller, writer, ending, answer_id, usage)
 
     return ui_stream.respond(run, answer, save, message_id=answer_id, seconds=_seconds_left(request))
 

@@ -108,14 +108,16 @@ def problem_of(error: BaseException) -> Problem | None:
     """
     import httpx
 
-    for cause in _causes(error):
+    causes = _causes(error)
+    for cause in causes:
         status = getattr(cause, "status_code", None)
         if isinstance(status, int):
             return _problem_of_status(status)
         if isinstance(cause, httpx.HTTPError | ConnectionError | TimeoutError):
             return Unavailable("The language model cannot be reached just now.", code="model_unavailable")
-        if type(cause).__module__.split(".")[0] in {"openai", "anthropic"}:
-            return UpstreamFailed(UNUSABLE, code="model_failed")
+    # Asked last: a provider wraps the broken connection in an error of its own.
+    if any(type(cause).__module__.split(".")[0] in {"openai", "anthropic"} for cause in causes):
+        return UpstreamFailed(UNUSABLE, code="model_failed")
     return None
 
 

@@ -1,7 +1,7 @@
 """A network with distance: an answer comes back only once the asker has nothing more to say, and each is counted."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from infra.local.part import LOOPBACK
@@ -21,6 +21,8 @@ class Distance:
         """While true nothing arrives anywhere, and nobody is told."""
         self.swallowed = asyncio.Event()
         """Set once something has been swallowed."""
+        self.before_answering: Callable[[], Awaitable[object]] | None = None
+        """Awaited with each answer in hand, before it comes back."""
         self._to = to
         self._asked_at = 0.0
 
@@ -51,6 +53,8 @@ class Distance:
                 while more := await asyncio.wait_for(reader.read(65_536), SILENCE_SECONDS):  # the rest of the answer
                     data += more
             self.round_trips += 1
+            if self.before_answering is not None:
+                await self.before_answering()
             if not self.swallows:
                 writer.write(data)
         writer.close()
