@@ -1,22 +1,26 @@
 """Hybrid search as the caller: the right passages, only theirs, never fewer than there are."""
 
+import json
 import math
 from uuid import UUID, uuid5
 
 import psycopg
 import pytest
+import vecs
 from psycopg.types.json import Jsonb
 
-from agentkit import database, passages
+from agentkit import database, passages, telemetry
 from agentkit.embeddings import close as close_embeddings
 from agentkit.embeddings import embed, embed_one
 from agentkit.passages import Passage, find
-from tests.parts.people import ADA, ADMIN, BOB, caller
+from tests.parts.people import ADA, ADMIN, BOB, Person, caller, claims
 
 pytestmark = pytest.mark.anyio
 
 LEASE = UUID("10000000-0000-4000-8000-000000000001")
 HANDBOOK = UUID("10000000-0000-4000-8000-000000000002")
+NOTICE = UUID("10000000-0000-4000-8000-000000000003")
+BOBS = UUID("10000000-0000-4000-8000-000000000004")
 LEASE_TEXTS = [
     "The lease ends on 30 September 2027 unless both parties agree in writing to renew it.",
     "The monthly rent is 1,450 euros and is due on the third working day of each month.",
@@ -140,56 +144,227 @@ async def test_a_document_is_removed_by_its_owner_alone():
     assert await found("lease", limit=50) == []
 
 
-TENANTS = 100
-SHARED = 40
 DIMENSIONS = 384
+# How a search goes about it: compares all, asks the index, or asks an index that gives up at once.
+WAYS = {
+    "by comparing all": {},
+    "by index": {"COMPARED_NUMBERS": 0},
+    "by an index that gives up": {"COMPARED_NUMBERS": 0, "MOST_SCANNED": 1, "LEAST_EF_SEARCH": 1},
+}
 
 
-def crowd(postgres):
-    """A hundred tenants with forty passages each in one index, all of them near the same direction."""
-    rows = []
-    for tenant in range(TENANTS):
-        owner = uuid5(LEASE, f"tenant {tenant}")
-        for ordinal in range(SHARED):
-            vector = [1.0, *(math.sin(tenant * 7 + ordinal * 3 + place) / 50 for place in range(DIMENSIONS - 1))]
-            metadata = {"owner": str(owner), "document_id": str(owner), "text": f"tenant {tenant} number {ordinal}"}
-            rows.append((f"{owner}:{ordinal:05d}", str(vector), Jsonb(metadata)))
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    for name, value in WAYS[request.param].items():
+        monkeypatch.setattr(passages, name, value)
+    return request.param
+
+
+def at(degrees, *, beside=2):
+    """A direction so far from the first axis, where questions point, that its cosine to them is that of the angle."""
+    turned = math.radians(degrees)
+    vector = [0.0] * DIMENSIONS
+    vector[0], vector[beside] = math.cos(turned), math.sin(turned)
+    return vector
+
+
+QUESTION = at(0)
+
+
+@pytest.fixture
+def table(postgres):
+    """A connection that may write passages as they are."""
     with psycopg.connect(postgres.environment["ADMIN_VECTOR_DATABASE_URL"], autocommit=True) as connection:
-        connection.cursor().executemany("insert into vecs.passages (id, vec, metadata) values (%s, %s, %s)", rows)
-        connection.execute("analyze vecs.passages")
+        yield connection
 
 
-@pytest.mark.parametrize("exact_at_most", [passages.EXACT_AT_MOST, 0], ids=["exact", "by index"])
-async def test_each_of_a_hundred_tenants_gets_ten_of_their_own(postgres, monkeypatch, exact_at_most):
-    crowd(postgres)
-    monkeypatch.setattr(passages, "EXACT_AT_MOST", exact_at_most)
-    vector = [1.0] + [0.0] * (DIMENSIONS - 1)
-    for tenant in range(0, TENANTS, 7):
-        owner = uuid5(LEASE, f"tenant {tenant}")
-        person = type(ADA)(owner, "tenant@example.com", {})
-        matches = await find(caller(person), vector, "", limit=10, mode="semantic")
-        assert [match.document_id for match in matches] == [owner] * 10
+def put(table, owner, vectors, *, document_id=LEASE, audience="owner", text="the lease"):
+    """Store passages as they are, without embedding them; returns their ids."""
+    metadata = Jsonb({"owner": str(owner.id), "document_id": str(document_id), "audience": audience, "text": text})
+    (held,) = table.execute("select count(*) from vecs.passages").fetchone()
+    ids = [f"{held + number:05d}" for number in range(len(vectors))]
+    table.cursor().executemany(
+        "insert into vecs.passages (id, vec, metadata) values (%s, %s, %s)",
+        [(id_, str(vector), metadata) for id_, vector in zip(ids, vectors, strict=True)],
+    )
+    return ids
 
 
-async def test_a_branch_whose_gate_is_shut_is_not_executed(postgres):
-    crowd(postgres)
-    owner = uuid5(LEASE, "tenant 3")
-    parameters = {
-        "owner": owner,
-        "vector": str([1.0] * DIMENSIONS),
-        "text": "number",
-        "semantic": True,
-        "keyword": False,
-        "document_ids": None,
-        "limit": 10,
-        "depth": 40,
-        "exact_at_most": 1_000,
-        "ef_search": "80",
-        "most_scanned": "20000",
-    }
-    with psycopg.connect(postgres.environment["ADMIN_VECTOR_DATABASE_URL"]) as connection:
+async def ids_found(*, person=ADA, text="", mode="semantic", limit=10, **options):
+    vector = None if mode == "keyword" else QUESTION
+    return [match.id for match in await find(caller(person), vector, text, limit=limit, mode=mode, **options)]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+async def test_as_many_come_back_as_are_wanted_or_as_there_are(table, way, mode):
+    # Bob's are many, nearer and say the same; of Ada's twelve, four are in the handbook; one is for everyone.
+    put(table, BOB, [at(number / 100) for number in range(300)], document_id=BOBS)
+    put(table, ADA, [at(80 + number / 100) for number in range(8)])
+    put(table, ADA, [at(85 + number / 100) for number in range(4)], document_id=HANDBOOK)
+    put(table, ADMIN, [at(88)], document_id=NOTICE, audience="everyone")
+    for limit in (1, 8, 13, 50):
+        for document_ids, visible in (
+            (None, 8 + 4 + 1),
+            ([LEASE], 8),
+            ([HANDBOOK, NOTICE], 4 + 1),
+            ([BOBS], 0),
+            ([BOBS, HANDBOOK], 4),
+            ([], 0),
+        ):
+            found = await ids_found(text="lease", mode=mode, limit=limit, document_ids=document_ids)
+            assert len(found) == len(set(found)) == min(limit, visible), (limit, document_ids)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1], ids=["one more than is compared", "just as many", "one fewer"])
+async def test_the_nearest_come_first_on_either_side_of_the_bound(table, monkeypatch, more):
+    put(table, BOB, [at(number / 10) for number in range(100)])
+    ids = put(table, ADA, [at(30 + number) for number in range(40)])
+    monkeypatch.setattr(passages, "COMPARED_NUMBERS", (len(ids) + more) * DIMENSIONS)
+    assert await ids_found() == ids[:10]
+
+
+async def test_far_passages_come_nearest_first_however_many_others_are_nearer(table, way):
+    # A hundred others write about what is asked; Ada writes about something else, all of it 60 degrees away or more.
+    for tenant in range(100):
+        owner = Person(uuid5(LEASE, f"tenant {tenant}"), "tenant@example.com", {})
+        put(table, owner, [at(tenant / 50 + number / 10, beside=3) for number in range(4)])
+    ids = put(table, ADA, [at(60 + number / 2) for number in range(20)])
+    assert await ids_found() == ids[:10]
+
+
+async def test_what_is_for_everyone_takes_its_place_among_ones_own(table, way):
+    put(table, BOB, [at(number / 10) for number in range(100)])
+    shared = put(table, ADMIN, [at(10 + 2 * number) for number in range(30)], audience="everyone")
+    own = put(table, ADA, [at(11), at(15), at(19)])
+    # 10, 11, 12, 14, 15, 16, 18, 19, 20 and 22 degrees.
+    expected = [shared[0], own[0], shared[1], shared[2], own[1], shared[3], shared[4], own[2], shared[5], shared[6]]
+    assert await ids_found() == expected
+
+
+async def test_a_document_among_many_is_searched_whole(table, way):
+    put(table, ADA, [at(number / 10) for number in range(300)], document_id=HANDBOOK)
+    ids = put(table, ADA, [at(50 + number) for number in range(20)])
+    assert await ids_found(document_ids=[LEASE]) == ids[:10]
+
+
+@pytest.mark.parametrize("exactly", [True, False], ids=["by comparing all", "by index"])
+async def test_each_of_a_hundred_tenants_gets_ten_of_their_own(table, monkeypatch, exactly):
+    tenants = [Person(uuid5(LEASE, f"tenant {number}"), "tenant@example.com", {}) for number in range(100)]
+    for number, tenant in enumerate(tenants):
+        vectors = [
+            [1.0, *(math.sin(number * 7 + ordinal * 3 + place) / 50 for place in range(DIMENSIONS - 1))]
+            for ordinal in range(12)
+        ]
+        put(table, tenant, vectors, document_id=tenant.id)
+    if not exactly:
+        monkeypatch.setattr(passages, "COMPARED_NUMBERS", 0)
+    for tenant in tenants[::7]:
+        matches = await find(caller(tenant), QUESTION, "", limit=10, mode="semantic")
+        assert [match.document_id for match in matches] == [tenant.id] * 10
+
+
+def analyze(table, *, as_if_it_held):
+    """Let Postgres look at the words, and believe that there are so many passages."""
+    table.execute("analyze vecs.passages")
+    table.execute("update pg_class set reltuples = %s where oid = 'vecs.passages'::regclass", [as_if_it_held])
+
+
+async def test_a_rare_word_finds_its_passage_among_more_than_are_ranked(table, monkeypatch):
+    put(table, BOB, [at(1)], text="the lease of the lighthouse")
+    put(table, ADA, [at(2)] * 200)
+    (wanted,) = put(table, ADA, [at(3)], text="the lease of the lighthouse")
+    # Of a million, "lease" would stand in all and "lighthouse" in 2 of 202, some 9,901: the most that is still rare.
+    analyze(table, as_if_it_held=1_000_000)
+    monkeypatch.setattr(passages, "MOST_RANKED", 20)
+    question = "Which lease is of a lighthouse?"
+    found = await ids_found(text=question, mode="keyword")
+    assert found[0] == wanted
+    assert len(found) == 10
+    assert (await ids_found(text=question, mode="keyword", document_ids=[LEASE]))[0] == wanted
+    assert wanted not in await ids_found(text=question, mode="keyword", document_ids=[HANDBOOK])
+
+
+async def test_common_words_alone_rank_as_many_as_is_allowed(table, monkeypatch):
+    put(table, ADA, [at(2)] * 200)
+    analyze(table, as_if_it_held=1_000_000)
+    monkeypatch.setattr(passages, "MOST_RANKED", 20)
+    assert len(await ids_found(text="lease", mode="keyword", limit=50)) == 20
+
+
+@pytest.mark.parametrize("person", [ADA, BOB, ADMIN], ids=["ada", "bob", "an admin"])
+async def test_the_index_of_words_gives_nobody_anothers_passages(postgres, table, person):
+    own = {each.id: put(table, each, [at(1)], text=f"lighthouse of {each.email}") for each in (ADA, BOB, ADMIN)}
+    shared = put(table, ADMIN, [at(1)], text="lighthouse", audience="everyone")
+    with psycopg.connect(postgres.environment["VECTOR_DATABASE_URL"]) as connection:
+        connection.execute(database.AS_CALLER, [json.dumps(claims(person))])
+        rows = connection.execute("select id from agentkit.passages_with('lighthous', null, 100)").fetchall()
+    assert sorted(id_ for (id_,) in rows) == sorted(own[person.id] + shared)
+
+
+@pytest.mark.parametrize("call", ["passages_with('lighthous', null, 100)", "rare_words('lighthous'::tsvector)"])
+async def test_whoever_is_not_signed_in_may_not_ask_the_index_of_words(table, call):
+    with table.transaction(force_rollback=True):
+        table.execute("grant usage on schema agentkit to anon")  # as if somebody had opened it
+        table.execute("set local role anon")
+        with (
+            pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"),
+            table.transaction(),
+        ):
+            table.execute(f"select agentkit.{call}")
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+async def test_a_search_is_one_round_trip(way, mode):
+    await store(LEASE, LEASE_TEXTS)
+    await found("rent")  # connected
+    with telemetry.counting_round_trips() as counted:
+        await find(caller(ADA), QUESTION, "rent", limit=3, mode=mode)
+    assert counted["postgres"] == 1
+
+
+def explained(postgres, person, *, text="lease", mode="semantic"):
+    """The plan of a search as that person, and what each part of it did."""
+    parameters = passages._parameters(caller(person), QUESTION, text, limit=10, mode=mode, document_ids=None)
+    with psycopg.connect(postgres.environment["VECTOR_DATABASE_URL"]) as connection:
+        connection.execute(database.AS_CALLER, [json.dumps(claims(person))])
         connection.execute(passages.SCAN_SETTINGS, parameters)
         rows = connection.execute("explain (analyze, costs off, timing off) " + passages.FIND, parameters).fetchall()
-    plan = [row[0] for row in rows]
+    return [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("most_compared", [99, 100, 101])
+async def test_one_of_comparing_and_the_index_is_executed(postgres, table, monkeypatch, most_compared):
+    put(table, ADA, [at(number) for number in range(100)])
+    table.execute("analyze vecs.passages")
+    monkeypatch.setattr(passages, "COMPARED_NUMBERS", most_compared * DIMENSIONS)
+    plan = explained(postgres, ADA)
     (by_index,) = [line for line in plan if "using ix_vector_cosine_ops_hnsw" in line]
-    assert "never executed" in by_index
+    assert ("never executed" in by_index) == (most_compared >= 100)
+
+
+async def test_settings_for_a_search_end_with_it(postgres):
+    with psycopg.connect(postgres.environment["VECTOR_DATABASE_URL"], autocommit=True) as connection:
+        names = "enable_sort", "enable_seqscan", "enable_bitmapscan"
+        show = "select " + ", ".join(f"current_setting('{name}')" for name in names)
+        with connection.transaction():
+            parameters = passages._parameters(caller(ADA), QUESTION, "", limit=10, mode="hybrid", document_ids=None)
+            connection.execute(passages.SCAN_SETTINGS, parameters)
+            assert connection.execute(show).fetchone() == ("off", "off", "off")
+        assert connection.execute(show).fetchone() == ("on", "on", "on")
+
+
+async def test_vecs_opens_writes_and_asks_the_table_as_any_of_its_own(postgres):
+    url = postgres.environment["WORKER_VECTOR_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://", 1)
+    client = vecs.create_client(url)
+    try:
+        collection = client.get_or_create_collection("passages", dimension=DIMENSIONS)
+        assert collection.is_indexed_for_measure(vecs.IndexMeasure.cosine_distance)
+        metadata = {"owner": str(ADA.id), "document_id": str(LEASE), "text": "the lease"}
+        collection.upsert([("near", at(10), metadata), ("far", at(80), metadata)])
+        collection.upsert([("far", at(70), metadata)])
+        mine = {"owner": {"$eq": str(ADA.id)}}
+        assert collection.query(QUESTION, limit=5, filters=mine) == ["near", "far"]
+        assert collection.query(QUESTION, limit=5, filters={"owner": {"$eq": str(BOB.id)}}) == []
+        assert sorted(collection.delete(["near", "far"])) == ["far", "near"]
+    finally:
+        client.disconnect()
