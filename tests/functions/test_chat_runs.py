@@ -18,7 +18,7 @@ HALF = says("The lease ends in 2027.", hold_after=2)  # "The lease", then it wai
 REST = " ends in 2027."
 
 
-def spoken(answer) -> str:
+def spoken(answer):
     """Read on until the answer has said as much as the model says before it waits."""
     while answer.text != "The lease":
         answer.until("text-delta")
