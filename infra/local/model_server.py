@@ -5,6 +5,7 @@
 llama.cpp serves the model on INNER_PORT; this process stands in front on PORT and adds what so small a model lacks:
 tool calls. It never emits one by itself, so its answer to a user's message is constrained by a JSON schema to one of
 the tools' calls, or to a plain answer; once a tool has answered, it writes freely, and its text is streamed.
+`model_prompt` is what it is told, `model_request` what may be asked.
 """
 
 import json
@@ -15,36 +16,24 @@ import uuid
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import httpx
 import uvicorn
 import xllamacpp
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from infra.local import model_prompt as prompt
+from infra.local.model import MODEL
+from infra.local.model_request import Asked, Json
 from infra.local.part import LOOPBACK
 
-MODEL = "smollm2-135m-instruct"
 CONTEXT_TOKENS = 4_096
 SLOTS = 2
-# Some 3.5 characters a token in English; the rest of the window is for the answer.
-PROMPT_CHARACTERS = 10_000
-MOST_OUTPUT_TOKENS = 192
-# Unbounded strings in a schema can run on to the end of the window.
-LONGEST_STRING = 120
-LONGEST_ANSWER = 400
 CALL_TOKENS = 200
-
-EXAMPLES = (
-    ("What colour is the company's logo?", "company logo colour"),
-    ("How long does the warranty on the battery last?", "battery warranty length"),
-    ("Who signs off an expense report above 500 euros?", "who signs off expense report above 500 euros"),
-)
-
-Json = dict[str, Any]
 
 
 def start_model(port: int) -> xllamacpp.Server:
@@ -71,7 +60,9 @@ class Shim:
     """The public endpoints."""
 
     def __init__(self, inner: str) -> None:
-        self._http = httpx.AsyncClient(base_url=inner, timeout=None)  # noqa: S113  # the caller has its own limit
+        # llama.cpp's server hangs up on connections that are used again.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.AsyncClient(base_url=inner, timeout=None, limits=limits)  # noqa: S113  # callers have theirs
 
     async def models(self, _: Request) -> Response:
         """List the one model."""
@@ -80,136 +71,73 @@ class Shim:
     async def complete(self, request: Request) -> Response:
         """Answer a chat completion request, streamed or whole."""
         try:
-            body = await request.json()
-            messages = [message for message in body["messages"] if isinstance(message, dict)]
-        except (ValueError, KeyError, TypeError):
-            return JSONResponse({"error": {"message": "messages are missing", "type": "invalid_request_error"}}, 400)
-        if _wants_call(body, messages):
-            return await self._call(body, messages)
-        asked = {**_common(body), "messages": _flattened(messages)}
-        if "response_format" in body:
-            asked["response_format"] = body["response_format"]
-        if body.get("stream"):
-            asked |= {"stream": True, "stream_options": {"include_usage": True}}
-            return StreamingResponse(self._passed_on(asked), media_type="text/event-stream")
-        answer = await self._http.post("/v1/chat/completions", json=asked)
-        return Response(answer.content, answer.status_code, media_type="application/json")
+            asked = Asked.model_validate_json(await request.body())
+        except ValidationError as error:
+            return _refusal(error)
+        if asked.wants_call:
+            return await self._call(asked)
+        sampling = asked.sampling
+        if asked.stream:
+            sampling |= {"stream": True, "stream_options": {"include_usage": asked.counts}}
+        shown = prompt.shown_answers() if asked.answers_a_tool else []
+        answer = await self._ask(prompt.flattened(asked.messages), sampling, shown)
+        if asked.stream and answer.is_success:
+            return StreamingResponse(_passed_on(answer), media_type="text/event-stream")
+        return Response(await answer.aread(), answer.status_code, media_type="application/json")
 
-    async def _passed_on(self, asked: Json) -> AsyncIterator[bytes]:
-        async with self._http.stream("POST", "/v1/chat/completions", json=asked) as answer:
-            async for piece in answer.aiter_bytes():
-                yield piece
-
-    async def _call(self, body: Json, messages: list[Json]) -> Response:
-        tools = [tool["function"] for tool in body["tools"]]
-        asked = {
-            **_common(body),
-            "messages": _with_tools(_flattened(messages), tools),
+    async def _call(self, asked: Asked) -> Response:
+        functions = asked.choices
+        schema = prompt.schema(functions, may_answer=asked.tool_choice == "auto")
+        sampling = {
+            **asked.sampling,
             "max_tokens": CALL_TOKENS,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "reply", "schema": _schema(tools, body.get("tool_choice", "auto"))},
-            },
+            "response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}},
         }
-        answer = (await self._http.post("/v1/chat/completions", json=asked)).json()
-        if "choices" not in answer:
-            return JSONResponse(answer, 500)
-        message = _message(answer["choices"][0]["message"]["content"])
+        question = [each for each in prompt.flattened(asked.messages) if each["role"] == "user"][-1:]
+        answer = await self._ask([prompt.told(functions), *question], sampling, prompt.shown_calls(functions[0]))
+        said = json.loads(await answer.aread())
+        if not answer.is_success:
+            return JSONResponse(said, answer.status_code)
+        message = _message(said["choices"][0]["message"]["content"])
         reason = "tool_calls" if "tool_calls" in message else "stop"
-        if not body.get("stream"):
-            answer["choices"][0] = {"index": 0, "message": message, "finish_reason": reason}
-            return JSONResponse(answer)
-        return StreamingResponse(_streamed(message, reason, answer["usage"]), media_type="text/event-stream")
+        if not asked.stream:
+            said["choices"][0] = {"index": 0, "message": message, "finish_reason": reason}
+            return JSONResponse(said)
+        usage = said["usage"] if asked.counts else None
+        return StreamingResponse(_streamed(message, reason, usage), media_type="text/event-stream")
+
+    async def _ask(self, messages: list[Json], sampling: Json, shown: list[Json]) -> httpx.Response:
+        """Return llama.cpp's answer, not read yet, to as much of the messages as fits its window.
+
+        shown: turns that go before the conversation and are never cut.
+        """
+        room = prompt.PROMPT_CHARACTERS - sum(len(each["content"]) for each in shown)
+        while True:
+            system, *rest = prompt.fitted(messages, room)
+            asked = {"model": MODEL, **sampling, "messages": [system, *shown, *rest]}
+            request = self._http.build_request("POST", "/v1/chat/completions", json=asked)
+            answer = await self._http.send(request, stream=True)
+            if answer.is_success:
+                return answer
+            if b"exceed_context_size" not in await answer.aread() or room < prompt.LEAST_CHARACTERS:
+                return answer
+            room //= 2
 
 
-def _wants_call(body: Json, messages: list[Json]) -> bool:
-    return bool(body.get("tools")) and body.get("tool_choice") != "none" and messages[-1].get("role") != "tool"
+def _refusal(error: ValidationError) -> Response:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    message = f"{where}: {first['msg']}" if where else first["msg"]
+    body = {"message": message, "type": "invalid_request_error", "param": where or None, "code": None}
+    return JSONResponse({"error": body}, 400)
 
 
-def _common(body: Json) -> Json:
-    wanted = body.get("max_completion_tokens") or body.get("max_tokens") or MOST_OUTPUT_TOKENS
-    return {
-        "model": MODEL,
-        "temperature": body.get("temperature") or 0,
-        "max_tokens": min(wanted, MOST_OUTPUT_TOKENS),
-        "cache_prompt": True,
-    }
-
-
-def _flattened(messages: list[Json]) -> list[Json]:
-    """Return the messages as the model's template knows them: a tool's answer becomes context before the question."""
-    flat: list[Json] = []
-    for message in messages:
-        content = message.get("content") or ""
-        if isinstance(content, list):
-            content = "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
-        role = message.get("role")
-        if role == "tool":
-            question = next((each for each in reversed(flat) if each["role"] == "user"), None)
-            if question is not None:
-                question["content"] = f"{content}\n\nQuestion: {question['content']}"
-        elif role in {"system", "developer"}:
-            flat.append({"role": "system", "content": content})
-        elif role == "user" or content:
-            flat.append({"role": role, "content": content})
-    return _fitted(flat)
-
-
-def _fitted(messages: list[Json]) -> list[Json]:
-    """Return what fits the window: the system's words and the newest messages, the last one cut if it must be."""
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    room = PROMPT_CHARACTERS - sum(len(message["content"]) for message in system)
-    kept: list[Json] = []
-    for message in reversed(messages[len(system) :]):
-        if not kept:
-            # The question stands at the end.
-            message = {**message, "content": message["content"][-room:]}  # noqa: PLW2901
-        elif len(message["content"]) > room:
-            break
-        room -= len(message["content"])
-        kept.append(message)
-    return [*system, *reversed(kept)]
-
-
-def _with_tools(messages: list[Json], tools: list[Json]) -> list[Json]:
-    listed = "\n".join(
-        f"- {tool['name']}({', '.join(tool['parameters'].get('properties', {}))}): {tool.get('description', '')}"
-        for tool in tools
-    )
-    instruction = f"Available tools:\n{listed}\nReply with one JSON object that calls a tool."
-    first = tools[0]
-    argument = next(iter(first["parameters"].get("properties", {"input": {}})))
-    # Shown as turns of the conversation: told as a rule, the model repeats the example's own words.
-    shown: list[Json] = []
-    for question, value in EXAMPLES:
-        call = {"name": first["name"], "arguments": {argument: value}}
-        shown += [{"role": "user", "content": question}, {"role": "assistant", "content": json.dumps(call)}]
-    asked = [each for each in messages if each["role"] == "user"][-1:]
-    return [{"role": "system", "content": instruction}, *shown, *asked]
-
-
-def _schema(tools: list[Json], choice: Any) -> Json:  # noqa: ANN401  # a word or an object
-    if isinstance(choice, dict):
-        tools = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
-    branches = [_object({"name": {"const": tool["name"]}, "arguments": _bounded(tool["parameters"])}) for tool in tools]
-    if choice == "auto":
-        branches.append(_object({"answer": {"type": "string", "maxLength": LONGEST_ANSWER}}))
-    return {"anyOf": branches}
-
-
-def _object(properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _bounded(schema: Json) -> Json:
-    """Return the schema with an end to every string and list."""
-    bounded = {key: _bounded(value) if isinstance(value, dict) else value for key, value in schema.items()}
-    if bounded.get("type") == "string" and "enum" not in bounded:
-        longest = min(int(schema.get("maxLength", LONGEST_STRING)), LONGEST_STRING)
-        bounded = {"minLength": 1, **bounded, "maxLength": longest}
-    if bounded.get("type") == "array":
-        bounded.setdefault("maxItems", 8)
-    return bounded
+async def _passed_on(answer: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for piece in answer.aiter_bytes():
+            yield piece
+    finally:
+        await answer.aclose()
 
 
 def _message(content: str) -> Json:
@@ -229,17 +157,19 @@ def _message(content: str) -> Json:
     }
 
 
-async def _streamed(message: Json, reason: str, usage: Json) -> AsyncIterator[str]:
+async def _streamed(message: Json, reason: str, usage: Json | None) -> AsyncIterator[str]:
     base = {"id": f"chatcmpl-{uuid.uuid4().hex[:12]}", "object": "chat.completion.chunk", "created": int(time.time())}
     delta = dict(message)
     if "tool_calls" in delta:
         delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(delta["tool_calls"])]
-    for choices, extra in (
-        ([{"index": 0, "delta": delta, "finish_reason": None}], {}),
-        ([{"index": 0, "delta": {}, "finish_reason": reason}], {}),
-        ([], {"usage": usage}),
-    ):
-        yield f"data: {json.dumps({**base, 'model': MODEL, 'choices': choices, **extra})}\n\n"
+    chunks: list[Json] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]},
+    ]
+    if usage is not None:
+        chunks.append({"choices": [], "usage": usage})
+    for chunk in chunks:
+        yield f"data: {json.dumps({**base, 'model': MODEL, **chunk})}\n\n"
     yield "data: [DONE]\n\n"
 
 
