@@ -9,6 +9,8 @@ from typing import Any
 
 from infra.functions import ROOT, declared
 
+SCHEMAS = "#/components/schemas/"
+
 Json = dict[str, Any]
 
 
@@ -60,15 +62,41 @@ def page(document: Json) -> str:
 
 
 def _renamed(document: Json, function: str, taken: Json) -> Json:
-    """Return the document with each schema whose name is taken by a different one renamed after its function."""
+    """Return the document with each schema whose name means something else already renamed after its function."""
     schemas = document.get("components", {}).get("schemas", {})
-    text = json.dumps(document)
-    for name, schema in schemas.items():
-        if name in taken and taken[name] != schema:
-            ours = f"{function.capitalize()}{name}"
-            text = text.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/{ours}"')
-            text = text.replace(f'"{name}": {json.dumps(schema)}', f'"{ours}": {json.dumps(schema)}')
-    return dict(json.loads(text))
+    clashing = {name for name, schema in schemas.items() if taken.get(name, schema) != schema}
+    # Whoever refers to a renamed schema is another schema too, however alike the two are written.
+    while more := {name for name in taken.keys() & schemas if clashing & _referred(schemas[name])} - clashing:
+        clashing |= more
+    names = {name: f"{function.capitalize()}{name}" for name in clashing}
+    renamed = dict(_with_names(document, names))
+    if schemas:
+        entries = renamed["components"]["schemas"].items()
+        renamed["components"]["schemas"] = {names.get(name, name): schema for name, schema in entries}
+    return renamed
+
+
+def _referred(value: Any) -> set[str]:  # noqa: ANN401  # any piece of a document
+    """Return the names of the schemas that are referred to."""
+    if isinstance(value, list):
+        return {name for each in value for name in _referred(each)}
+    if not isinstance(value, dict):
+        return set()
+    own = {value["$ref"].removeprefix(SCHEMAS)} if isinstance(value.get("$ref"), str) else set()
+    return own.union(*(_referred(each) for each in value.values()))
+
+
+def _with_names(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401  # any piece of a document
+    """Return it with every reference to those schemas under their new names."""
+    if isinstance(value, list):
+        return [_with_names(each, names) for each in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {key: _with_names(each, names) for key, each in value.items()}
+    if isinstance(reference := renamed.get("$ref"), str):
+        name = reference.removeprefix(SCHEMAS)
+        renamed["$ref"] = SCHEMAS + names.get(name, name)
+    return renamed
 
 
 def _operation(path: str, method: str, operation: Json, document: Json) -> str:

@@ -28,6 +28,12 @@ MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 MOST_MESSAGES = 1_000
 MOST_CHARACTERS = 32_000
 
+EXAMPLE: dict[str, Any] = {
+    "id": "kitchen-table",
+    "messages": [{"id": "q1", "role": "user", "parts": [{"type": "text", "text": "When does the lease end?"}]}],
+    "trigger": "submit-message",
+}
+
 FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "error", "other"]
 
 
@@ -289,7 +295,7 @@ class Message(BaseModel):
 class ChatRequest(BaseModel):
     """What `useChat` sends: all messages, or the last one alone; members of the app's own are left aside."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [EXAMPLE]})
 
     id: str = Field(pattern=CHAT_ID, description="The chat's id, chosen by the client.")
     messages: list[Message] = Field(default_factory=list, max_length=MOST_MESSAGES)
