@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from infra.local.model import Model
 from infra.local.model_prompt import LONGEST_STRING, PROMPT_CHARACTERS, fitted, flattened
 
-SEARCH = {
+SEARCH: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "search_documents",
@@ -17,7 +18,7 @@ SEARCH = {
         "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]},
     },
 }
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -25,8 +26,8 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
     },
 }
-SYSTEM = {"role": "system", "content": "You answer questions about the user's documents."}
-QUESTION = {"role": "user", "content": "How long is the notice period after probation?"}
+SYSTEM: dict[str, Any] = {"role": "system", "content": "You answer questions about the user's documents."}
+QUESTION: dict[str, Any] = {"role": "user", "content": "How long is the notice period after probation?"}
 CALL = {
     "id": "call_1",
     "type": "function",
@@ -37,7 +38,7 @@ PASSAGES = (
     "to twelve weeks after five years of service.\n</passage>\n"
     "<passage>\n[2] Staff handbook, page 2: Salaries are paid on the 25th of each month.\n</passage>"
 )
-FOUND = [
+FOUND: list[dict[str, Any]] = [
     SYSTEM,
     QUESTION,
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
