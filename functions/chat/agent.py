@@ -116,10 +116,11 @@ def _take_piece(message: Any, consultation: Consultation, writer: StreamWriter) 
     consultation.heard = True
     if message.usage_metadata:
         consultation.usage.add(message.usage_metadata["input_tokens"], message.usage_metadata["output_tokens"])
-    if message.text:
-        consultation.said += len(message.text)
-        writer.text(message.text)
-        _cite(consultation.citations.read(message.text), writer)
+    text = message.text  # put together anew at each look
+    if text:
+        consultation.said += len(text)
+        writer.text(text)
+        _cite(consultation.citations.read(text), writer)
 
 
 def _take_update(event: dict[str, Any], consultation: Consultation, writer: StreamWriter) -> None:

@@ -113,6 +113,8 @@ class Citations:
     def read(self, delta: str) -> list[Citation | Unsupported]:
         """Take in more of the answer; return what the sentences that it completes are held by."""
         self._read += delta
+        if END.search(self._read[self._done :]) is None:  # most pieces end no sentence
+            return []
         # A marker may still follow the end of a sentence, so the last one waits for what comes after it.
         return self._judge_all(self._read, complete=False)
 
