@@ -53,32 +53,25 @@ async def _run(up: Parts) -> list[Row]:
 async def _first_tokens(up: Parts, apps: Mapping[str, Sandbox]) -> list[Row]:
     up.model.otherwise = lambda _: says(FIRST_WORD)
     direct: list[float] = []
-    first_bytes: list[float] = []
-    taken: dict[str, list[float]] = {name: [] for name in apps}
+    first: dict[str, list[tuple[float, float]]] = {name: [] for name in apps}
     async with httpx.AsyncClient() as client:
         for round_ in range(QUESTIONS + 1):
             alone = await _of_model(up, client)
             measured = {name: await _of_app(app) for name, app in apps.items()}
             if round_:  # the first one loads what is loaded late
                 direct.append(alone)
-                first_bytes.append(measured["chat"][0])
-                for name, (_, first_token) in measured.items():
-                    taken[name].append(first_token)
-    alone = statistics.median(direct)
-    added = {name: (statistics.median(seconds) - alone) * 1000 for name, seconds in taken.items()}
+                for name, taken in measured.items():
+                    first[name].append(taken)
+    alone = statistics.median(direct) * 1000
+    added = {name: statistics.median(token for _, token in taken) * 1000 - alone for name, taken in first.items()}
+    after = {name: statistics.median(token - byte for byte, token in taken) * 1000 for name, taken in first.items()}
     name = "first token, after the model's own"
+    first_byte = statistics.median(byte for byte, _ in first["chat"]) * 1000
     return [
         _beside_plain(name, added, QUESTIONS),
         _beside_proxy(name, added, QUESTIONS),
-        Row(
-            "chat",
-            "first byte",
-            statistics.median(first_bytes) * 1000,
-            "ms",
-            QUESTIONS,
-            alone * 1000,
-            "the model's first token",
-        ),
+        Row("chat", "first byte", first_byte, "ms", QUESTIONS, alone, "the model's first token"),
+        Row("chat", "first byte to first token", after["chat"], "ms", QUESTIONS, after["plain"], PLAIN),
     ]
 
 

@@ -23,7 +23,7 @@ from tests.parts.runtime_api import url_event
 LIGHT = ("search", "health", "conversations", "jobs")
 BARE = "tests.bench.bare_app"
 IMPORTS = 9
-STARTS = 9
+STARTS = 7
 
 
 def run() -> list[Row]:
