@@ -83,6 +83,7 @@ class Process:
         self._user = user
         self._stop_signal = stop_signal
         self._child: subprocess.Popen[bytes] | None = None
+        self._began_at = 0  # in the log, which goes on over the child's lives
 
     @property
     def pid(self) -> int | None:
@@ -96,6 +97,7 @@ class Process:
         """
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
+            self._began_at = log.tell()
             self._child = subprocess.Popen(
                 self._command,
                 env=self._env,
@@ -142,7 +144,9 @@ class Process:
         return None if code is None else f"{self.name} ended with status {code}.\n{self.log_tail()}"
 
     def log_tail(self, lines: int = 20) -> str:
-        """Return the end of what the child printed."""
+        """Return the end of what the child printed, and none of what an earlier one did."""
         if not self._log.exists():
             return ""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        with self._log.open("rb") as log:
+            log.seek(self._began_at)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])

@@ -167,6 +167,15 @@ def test_a_part_that_dies_is_named_with_its_last_words(tmp_path):
             stack.watch(0.01)
 
 
+def test_an_earlier_life_of_a_part_is_not_quoted(tmp_path):
+    part = Idler(tmp_path, "part", code="raise SystemExit('the disk is full')", answers=lambda: False)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "part.log").write_text("all was well\n")
+    with pytest.raises(PartFailed, match="the disk is full") as failed:
+        Stack(tmp_path, parts=[part]).start()
+    assert "all was well" not in str(failed.value)
+
+
 def test_a_part_whose_stop_fails_does_not_keep_the_others_up(tmp_path):
     def fail():
         raise OSError("cannot")
