@@ -1,7 +1,8 @@
 """A function's zip: what goes into it, how large it is, and building it.
 
 A zip holds `agentkit/`, `functions/__init__.py`, `functions/<name>/` and the packages that its lock pins, for the
-target's Python and processor whatever machine builds it. Lambda takes at most 250 MB unpacked.
+target's Python and processor whatever machine builds it; that of a function that streams also holds `stream_wrapper`,
+which AWS_LAMBDA_EXEC_WRAPPER names. Lambda takes at most 250 MB unpacked.
 """
 
 import compileall
@@ -11,36 +12,38 @@ import marshal
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
-
-from packaging.requirements import Requirement
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
 
 from infra.functions import ROOT, Function, declared
-from infra.locks import requirements_of
+from infra.locks import pinned_here, requirements_of
 
 BUILD = ROOT / ".build"
 TARGET_PYTHON = "3.13"
 PLATFORMS = {"x86_64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
 # Pure Python, published as source alone: everything else must come as a wheel for the target, never be built here.
 SOURCE_ONLY = ("--no-binary", "flupy", "--no-binary", "vecs")
+# At the root of the zip, so that Lambda finds it as /var/task/stream_wrapper.
+WRAPPER = ROOT / "infra" / "stream_wrapper"
 # The same input gives the same bytes: every file in a zip carries the earliest time that zip can write.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-# 7 MB of numpy's own tests; nothing imports them.
-PRUNED = re.compile(r"numpy/(.*/)?tests/")
-UNCOMPILED = shutil.ignore_patterns("__pycache__")
-PINNED_LINE = re.compile(r"^(?P<requirement>[A-Za-z0-9._-]+==[^\\\n]+?)\s*\\?$", re.MULTILINE)
+# Of the packages, what nothing imports or reads: bytecode, console scripts, their own tests (7 MB of numpy's), and
+# what the installer notes of itself and of this machine. METADATA and entry points are read, licences travel along.
+LEFT_OUT = re.compile(
+    r"(.*/)?(__pycache__|tests)/|.*\.pyc$|bin/|\.\./|\.lock$"
+    r"|[^/]+\.dist-info/(RECORD|INSTALLER|REQUESTED|[^/]+\.json)$"
+)
+# Of ours, what is of use only to those who work on it.
+NOT_CODE = shutil.ignore_patterns("__pycache__", ".*", "requirements.txt")
 
-
-def locked_packages(function: Function) -> list[str]:
-    """Return the names of the packages that this Python installs for that function."""
-    requirements = [Requirement(line) for line in PINNED_LINE.findall(requirements_of(function).read_text())]
-    return [each.name for each in requirements if each.marker is None or each.marker.evaluate()]
+Fill = Callable[[Function, Path], None]
+"""Puts the packages that a function's lock pins into a folder."""
 
 
 def installed_bytes(function: Function, *, bytecode: bool = False) -> int:
@@ -48,18 +51,34 @@ def installed_bytes(function: Function, *, bytecode: bool = False) -> int:
 
     bytecode: with that of each module too, as this Python compiles it.
     """
-    files = list(_carried(function))
+    files = [Path(str(file.locate())) for file in installed_files(function)]
+    files += [file for folder in (ROOT / "shared" / "agentkit", function.folder) for file in folder.rglob("*.py")]
     total = sum(file.stat().st_size for file in files)
     if bytecode:
         total += sum(_bytecode_bytes(file) for file in files if file.suffix == ".py")
     return total
 
 
-def build(function: Function, architecture: str = "x86_64") -> tuple[Path, int, int]:
-    """Build that function's zip; return its path and its unpacked size in bytes, without and with bytecode."""
-    BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-        tree = Path(scratch)
+def installed_files(function: Function) -> Iterator[importlib.metadata.PackagePath]:
+    """Yield what is installed here of that function's packages, as far as its zip carries it."""
+    for name in pinned_here(requirements_of(function)):
+        for file in importlib.metadata.distribution(name).files or ():
+            if not _is_left_out(file):
+                yield file
+
+
+def installed(function: Function, tree: Path) -> None:
+    """Fill the tree with what is installed here: for a zip that runs on this machine, without the network."""
+    for file in installed_files(function):
+        copy = tree / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(str(file.locate()), copy)
+
+
+def downloaded(architecture: str) -> Fill:
+    """Return what fills a tree for Lambda's Python on that processor; it needs a package index."""
+
+    def fill(function: Function, tree: Path) -> None:
         subprocess.run(
             [
                 *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
@@ -69,19 +88,36 @@ def build(function: Function, architecture: str = "x86_64") -> tuple[Path, int, 
             ],
             check=True,
         )
-        shutil.rmtree(tree / "bin", ignore_errors=True)
-        for tests in [path for path in tree.glob("numpy/**/tests") if path.is_dir()]:
-            shutil.rmtree(tests)
-        (tree / ".lock").unlink(missing_ok=True)
-        shutil.copytree(ROOT / "shared" / "agentkit", tree / "agentkit", ignore=UNCOMPILED)
+
+    return fill
+
+
+def build(function: Function, fill: Fill, archive: Path) -> None:
+    """Write that function's zip, its packages put there by `fill`."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        tree = Path(scratch)
+        fill(function, tree)
+        for file in [file for file in _files(tree) if _is_left_out(file.relative_to(tree))]:
+            file.unlink()
+        shutil.copytree(ROOT / "shared" / "agentkit", tree / "agentkit", ignore=NOT_CODE)
         (tree / "functions").mkdir()
         shutil.copy(ROOT / "functions" / "__init__.py", tree / "functions")
-        shutil.copytree(function.folder, tree / "functions" / function.name, ignore=UNCOMPILED)
-        archive = BUILD / f"{function.name}-{architecture}.zip"
+        shutil.copytree(function.folder, tree / "functions" / function.name, ignore=NOT_CODE)
+        if function.streams:
+            shutil.copy(WRAPPER, tree)
         _zip(tree, archive)
+
+
+def unpacked_bytes(archive: Path) -> tuple[int, int]:
+    """Return a zip's unpacked size, without bytecode and with it."""
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        tree = Path(scratch)
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(tree)
         plain = _size(tree)
         compileall.compile_dir(tree, quiet=2, workers=os.cpu_count() or 1)
-        return archive, plain, _size(tree)
+        return plain, _size(tree)
 
 
 def main(names: list[str], architecture: str) -> int:
@@ -92,22 +128,20 @@ def main(names: list[str], architecture: str) -> int:
         return 2
     print(f"{'function':<14}{'zip MB':>8}{'unpacked':>10}{'with bytecode':>15}")
     for name in names or known:
-        archive, plain, compiled = build(known[name], architecture)
-        print(f"{name:<14}{archive.stat().st_size / 1e6:>8.1f}{plain / 1e6:>10.1f}{compiled / 1e6:>15.1f}")
+        archive = BUILD / f"{name}-{architecture}.zip"
+        try:
+            build(known[name], downloaded(architecture), archive)
+        except subprocess.CalledProcessError:
+            # uv has said why.
+            print(f"The packages of {name} could not be put together; there is no new zip.", file=sys.stderr)
+            return 1
+        plain, compiled = unpacked_bytes(archive)
+        print(f"{name:<14}{archive.stat().st_size / 1e6:>8.1f}{plain / 1e6:>10.1f}{compiled / 1e6:>15.1f}", flush=True)
     return 0
 
 
-def _carried(function: Function) -> Iterator[Path]:
-    for name in locked_packages(function):
-        distribution = importlib.metadata.distribution(name)
-        for file in distribution.files or ():
-            path = Path(str(distribution.locate_file(file)))
-            # `..` leads to console scripts, which a zip does not carry.
-            carried = ".." not in file.parts and path.suffix != ".pyc" and not PRUNED.match(str(file))
-            if carried and path.exists():
-                yield path
-    for folder in (ROOT / "shared" / "agentkit", function.folder):
-        yield from folder.rglob("*.py")
+def _is_left_out(file: PurePath) -> bool:
+    return LEFT_OUT.match(file.as_posix()) is not None
 
 
 def _bytecode_bytes(module: Path) -> int:
@@ -121,13 +155,21 @@ def _bytecode_bytes(module: Path) -> int:
 
 
 def _zip(tree: Path, archive: Path) -> None:
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
-        for file in sorted(path for path in tree.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(str(file.relative_to(tree)), EPOCH)
-            entry.external_attr = (0o755 if os.access(file, os.X_OK) else 0o644) << 16
+    # Under its name only once it is whole.
+    unfinished = archive.with_suffix(".part")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as out:
+        for file in sorted(_files(tree)):
+            entry = zipfile.ZipInfo(file.relative_to(tree).as_posix(), EPOCH)
+            executable = file.stat().st_mode & stat.S_IXUSR
+            entry.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(entry, file.read_bytes())
+    unfinished.replace(archive)
+
+
+def _files(tree: Path) -> list[Path]:
+    return [path for path in tree.rglob("*") if path.is_file()]
 
 
 def _size(tree: Path) -> int:
-    return sum(file.stat().st_size for file in tree.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in _files(tree))

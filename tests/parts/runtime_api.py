@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,12 +131,18 @@ def start_sandbox(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("sandboxes")
     stopping: list[Callable[[], object]] = []
 
-    def start(handler: str, *, aws: bool = False, environment: dict[str, str] | None = None) -> Sandbox:
+    def start(
+        handler: str,
+        *,
+        aws: bool = False,
+        python: str | Path = sys.executable,
+        environment: dict[str, str] | None = None,
+    ) -> Sandbox:
         api = RuntimeApi()
         address = portal.call(api.start)
-        command: Sequence[str] = [sys.executable, "-m", "agentkit.runtime"]
+        command: Sequence[str | Path] = [python, "-m", "agentkit.runtime"]
         if aws:
-            command = [sys.executable, "-m", "awslambdaric", handler]
+            command = [python, "-m", "awslambdaric", handler]
         process = Process(
             handler,
             command,
