@@ -67,7 +67,8 @@ def _install() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", dir=VENV) as lock:
         lock.write(_locked("uv"))
         lock.flush()
-        _run(str(BIN / "python"), "-m", "pip", "install", "-q", "--require-hashes", "--no-deps", "-r", lock.name)
+        pip = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        _run(*pip, "install", "--require-hashes", "--no-deps", "-r", lock.name)
     _say("Installing the locked packages, models included (about 300 MB at the first time)")
     # The certificates that the machine trusts, as pip does: a company's proxy may have its own.
     uv = [str(BIN / "uv"), "--quiet", "--system-certs", "pip"]
