@@ -1,11 +1,11 @@
 """Whatever is down, an answer ends with a sentence that says so, nothing is half kept, and the chat can go on."""
 
-
 import pytest
 
 from agentkit import settings
 from functions.chat import app as chat_app
 from infra.local.part import LOOPBACK, free_port
+from tests.parts.chat import kept
 from tests.parts.distance import distance_to
 from tests.parts.model import Reply, calls, looks_it_up, refuses, says, talks_nonsense
 from tests.parts.people import ADA, bearer
@@ -30,12 +30,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
 
 
-def spoken(answer):
-    while answer.text != "The lease":
-        answer.until("text-delta")
-    return answer.text
-
-
 def sentence(answer):
     """What the user is told, once it is clear that it names the request and nothing that strangers should not see."""
     request = answer.response.headers["x-request-id"]
@@ -43,13 +37,6 @@ def sentence(answer):
     told, named, nothing = answer.error.partition(f" (request {request})")
     assert (bool(named), nothing) == (True, "")
     return told
-
-
-def kept(rows):
-    return [
-        (row["role"], "".join(part.get("text", "") for part in row["parts"]), row["metadata"].get("status"))
-        for row in rows("select role, parts, metadata from agentkit.messages order by ordinal")
-    ]
 
 
 def goes_on(chat, model, chat_id="a-chat"):
@@ -202,7 +189,7 @@ def test_without_redis_a_deployment_that_fails_closed_answers_nobody(chat, model
 def test_an_answer_outlives_a_redis_that_goes_away_in_the_middle(chat, model, rows, redis_server):
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     with redis_away(redis_server):
         model.let_go()
         answer.to_the_end()
@@ -229,7 +216,7 @@ def test_without_postgres_a_question_is_refused_and_its_chat_is_free(chat, model
 def test_an_answer_that_cannot_be_kept_says_so_and_is_not_half_kept(chat, model, rows, postgres_server):
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     assert next(True for _ in range(1_000) if kept(rows))
     postgres_server.stop()
     try:
@@ -253,7 +240,7 @@ def test_a_database_that_swallows_everything_does_not_hold_an_answer_up(
         monkeypatch.setenv("DATABASE_URL", url)
         model.will(HALF)
         answer = chat.begin("Hi.", chat="a-chat")
-        spoken(answer)
+        answer.until_said("The lease")
         assert next(True for _ in range(1_000) if kept(rows))
         far.swallows = True
         model.let_go()

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.parts.chat import kept
 from tests.parts.distance import Distance, distance_to
 from tests.parts.model import says
 from tests.parts.people import ADA, BOB
@@ -16,25 +17,6 @@ pytestmark = pytest.mark.usefixtures("upstash", "postgres", "embedder")
 
 HALF = says("The lease ends in 2027.", hold_after=2)  # "The lease", then it waits
 REST = " ends in 2027."
-
-
-def spoken(answer):
-    """Read on until the answer has said as much as the model says before it waits."""
-    while answer.text != "The lease":
-        answer.until("text-delta")
-    return answer.text
-
-
-def kept(rows):
-    """The messages of all chats: who, what was said, and what the metadata says of its end."""
-    return [
-        (
-            row["role"],
-            "".join(part["text"] for part in row["parts"] if part["type"] == "text"),
-            row["metadata"].get("status"),
-        )
-        for row in rows("select role, parts, metadata from agentkit.messages order by ordinal")
-    ]
 
 
 # The beginning
@@ -107,7 +89,7 @@ def test_the_first_byte_waits_once_for_redis_and_once_for_postgres_side_by_side(
 def test_a_second_question_while_an_answer_is_written_is_refused(chat, model):
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     refused = chat.begin("And?", chat="a-chat")
     assert refused.problem == (409, "run_in_progress")
     assert "ratelimit" in refused.response.headers
@@ -119,7 +101,7 @@ def test_a_second_question_while_an_answer_is_written_is_refused(chat, model):
 def test_another_chat_and_another_persons_equal_chat_are_not_in_the_way(chat, model):
     model.will(HALF, says("Hello."), says("Hello, Bob."))
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     assert chat.ask("Hi.", chat="b-chat").text == "Hello."
     assert chat.ask("Hi.", chat="a-chat", person=BOB).text == "Hello, Bob."
     model.let_go()
@@ -135,9 +117,9 @@ def test_a_repeated_key_returns_the_first_ones_stream(chat, model, rows):
     model.will(HALF)
     key = {"Idempotency-Key": "once"}
     first = chat.begin("Hi.", chat="a-chat", message_id="q1", headers=key)
-    spoken(first)
+    first.until_said("The lease")
     second = chat.begin("Hi.", chat="a-chat", message_id="q1", headers=key)
-    assert spoken(second) == "The lease"
+    second.until_said("The lease")
     model.let_go()
     assert second.to_the_end().bytes == first.to_the_end().bytes
     third = chat.ask("Hi.", chat="a-chat", message_id="q1", headers=key)
@@ -163,10 +145,10 @@ def test_a_key_of_other_than_visible_characters_is_refused(chat, model):
 def test_an_answer_that_is_resumed_in_the_middle_is_the_whole_one(chat, model, ai_sdk):
     model.will(HALF)
     first = chat.begin("Hi.", chat="a-chat")
-    spoken(first)
+    first.until_said("The lease")
     second = chat.resume("a-chat")
     assert second.response.status_code == 200
-    spoken(second)
+    second.until_said("The lease")
     model.let_go()
     assert second.to_the_end().bytes == first.to_the_end().bytes
     whole, resumed = ai_sdk.read(first.bytes), ai_sdk.read(second.bytes, resume=True)
@@ -177,7 +159,7 @@ def test_an_answer_that_is_resumed_in_the_middle_is_the_whole_one(chat, model, a
 def test_whoever_leaves_finds_the_whole_answer_kept(chat, model, rows):
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     answer.response.close()
     returned = chat.resume("a-chat")
     model.let_go()
@@ -189,7 +171,7 @@ def test_there_is_nothing_to_resume_before_after_or_for_someone_else(chat, model
     model.will(HALF)
     assert chat.resume("a-chat").response.status_code == 204
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     assert chat.resume("a-chat", person=BOB).response.status_code == 204
     model.let_go()
     answer.to_the_end()
@@ -208,7 +190,7 @@ def test_what_is_no_chat_id_is_neither_resumed_nor_stopped(chat, chat_id):
 def test_a_stopped_answer_ends_is_kept_and_is_marked(chat, model, rows, ai_sdk):
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     assert chat.stop("a-chat") is True
     answer.to_the_end()
     model.wait_until_left()
@@ -231,7 +213,7 @@ def test_an_answer_can_be_stopped_before_the_model_says_anything(chat, model, ro
 def test_the_conversation_goes_on_after_a_stop_and_the_model_reads_what_was_said(chat, model):
     model.will(HALF, says("Yes."))
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     chat.stop("a-chat")
     answer.to_the_end()
     assert chat.ask("Sure?", chat="a-chat").text == "Yes."
@@ -241,7 +223,7 @@ def test_the_conversation_goes_on_after_a_stop_and_the_model_reads_what_was_said
 def test_nobody_stops_anothers_answer(chat, model):
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
-    spoken(answer)
+    answer.until_said("The lease")
     assert chat.stop("a-chat", person=BOB) is False
     assert chat.stop("b-chat") is False
     model.let_go()

@@ -8,10 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import jwt
-import psycopg
 import pytest
 from fastapi.testclient import TestClient
-from psycopg.rows import dict_row
 
 from agentkit import auth, database, jobs, redis, storage
 from agentkit.paging import cursor_after
@@ -82,19 +80,6 @@ def ask(client, supabase):
         return client.request(method, path, headers={"Authorization": f"Bearer {bearer}", **(headers or {})}, **options)
 
     return request
-
-
-@pytest.fixture
-def rows(postgres):
-    """Ask the databases as their owner."""
-
-    def query(statement, parameters=(), database=""):
-        url = postgres.environment[f"ADMIN_{database}DATABASE_URL"]
-        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description else []
-
-    return query
 
 
 @pytest.fixture

@@ -48,6 +48,11 @@ class Answer:
                     return self.chunks[-1]
         raise AssertionError(f"no {kind} in {self.bytes}")
 
+    def until_said(self, text: str) -> None:
+        """Read on until the answer has said that."""
+        while text not in self.text:
+            self.until("text-delta")
+
     def to_the_end(self) -> "Answer":
         """Read on to the end."""
         for line in self._lines:
@@ -180,6 +185,14 @@ def rows(postgres: Postgres) -> Rows:
             return cursor.fetchall() if cursor.description else []
 
     return query
+
+
+def kept(rows: Rows) -> list[tuple[str, str, str | None]]:
+    """The messages of all chats: who, what was said, and how it ended by its metadata."""
+    return [
+        (row["role"], "".join(part.get("text", "") for part in row["parts"]), row["metadata"].get("status"))
+        for row in rows("select role, parts, metadata from agentkit.messages order by ordinal")
+    ]
 
 
 @pytest.fixture

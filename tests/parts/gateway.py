@@ -1,20 +1,18 @@
 """The local gateway with the tests' own functions behind it, on a loop of its own."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from anyio.from_thread import BlockingPortal
 
 from infra.functions import ROOT, Function
 from infra.local.gateway_server import create_app
 from infra.local.lambdas import Lambdas, Limits
-from infra.local.part import LOOPBACK, free_port
+from infra.local.part import LOOPBACK
+from tests.parts.served import serving
 
 
 class Sample(Function):
@@ -51,29 +49,11 @@ def serve_samples(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFacto
     def serve(limits: Limits | None = None) -> Iterator[SampleGateway]:
         logs = tmp_path_factory.mktemp("gateway")
         lambdas = Lambdas({"PYTHONPATH": str(ROOT), "ADMIN_SECRET": "no"}, logs, SAMPLES, limits)
-        port = free_port()
-        config = uvicorn.Config(
-            create_app(lambdas, background=False),
-            host=LOOPBACK,
-            port=port,
-            log_level="critical",
-            timeout_graceful_shutdown=1,
-            ws="none",
-        )
-        server = uvicorn.Server(config)
-        serving: Any = portal.start_task_soon(server.serve)
-        portal.call(_started, server)
-        with SampleGateway(port, lambdas, logs, portal) as client:
+        app = create_app(lambdas, background=False)
+        with serving(app, portal) as port, SampleGateway(port, lambdas, logs, portal) as client:
             yield client
-        server.should_exit = True
-        serving.result()
 
     return serve
-
-
-async def _started(server: uvicorn.Server) -> None:
-    while not server.started:
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

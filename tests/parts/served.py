@@ -19,9 +19,7 @@ from infra.local.part import LOOPBACK, free_port
 def serving(app: ASGIApp, portal: BlockingPortal, *, port: int | None = None) -> Iterator[int]:
     """Serve the app on that loopback port, a free one by default, on that portal's loop; yield the port."""
     port = port or free_port()
-    config = uvicorn.Config(
-        app, LOOPBACK, port, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(app, LOOPBACK, port, log_level="critical", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     running: Any = portal.start_task_soon(server.serve)
     portal.call(_started, server)
