@@ -21,6 +21,7 @@ import pytest
 from agentkit import auth, settings
 from infra.functions import declared
 from infra.local.lambdas import Lambdas, Limits
+from infra.local.part import LOOPBACK
 from infra.local.runtime_api import PRELUDE_END, Invocation
 from tests.bench.parts import Parts, parts, question, signed_in
 from tests.bench.row import Row
@@ -92,8 +93,8 @@ async def _far(up: Parts) -> AsyncIterator[tuple[dict[str, str], int]]:
     async with distance_to(ports[0]) as postgres, distance_to(ports[1]) as redis, distance_to(ports[2]) as embedder:
         text = json.dumps(up.environment)
         for port, distance in zip(ports, (postgres, redis, embedder), strict=True):
-            text = text.replace(f"127.0.0.1:{port}/", f"127.0.0.1:{distance.port}/")
-            text = text.replace(f'127.0.0.1:{port}"', f'127.0.0.1:{distance.port}"')
+            text = text.replace(f"{LOOPBACK}:{port}/", f"{LOOPBACK}:{distance.port}/")
+            text = text.replace(f'{LOOPBACK}:{port}"', f'{LOOPBACK}:{distance.port}"')
         yield json.loads(text), redis.port
 
 
@@ -101,7 +102,7 @@ async def _round_trip(up: Parts, far_redis: int) -> float:
     """Return the seconds that a round trip takes at that distance."""
     headers = {"Authorization": f"Bearer {up.environment['UPSTASH_REDIS_REST_TOKEN']}"}
     taken = []
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{far_redis}", headers=headers) as client:
+    async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{far_redis}", headers=headers) as client:
         for _ in range(REQUESTS + 1):
             began = time.perf_counter()
             (await client.post("/", json=["PING"])).raise_for_status()
