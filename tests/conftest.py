@@ -19,11 +19,17 @@ pytest_plugins = [
 ]
 
 
+# No package carries Supabase's sign-in server: the tests that need one run where this names it.
+MAY_BE_ABSENT = "GOTRUE_BINARY"
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """In CI everything can run, so a skipped test is a failure there."""
+    """In CI everything else can run, so a skipped test is a failure there."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and exitstatus == 0:
-        reporter.write_line("A test was skipped, and CI can run every one of them.", red=True)
+    if not os.environ.get("CI") or reporter is None or exitstatus != 0:
+        return
+    if any(MAY_BE_ABSENT not in str(skipped.longrepr) for skipped in reporter.stats.get("skipped", ())):
+        reporter.write_line("A test was skipped that CI can run.", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -1,6 +1,6 @@
 """Supabase's own sign-in server (GoTrue), over the real Postgres, where its program is on the machine.
 
-`GOTRUE_BINARY` names the program; it carries its migrations.
+`GOTRUE_BINARY` names the program (supabase/auth at v2.196.0 was compared); it carries its migrations.
 """
 
 import json
@@ -93,7 +93,7 @@ def gotrue_url(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFacto
     """Where a project of its own answers, as SUPABASE_URL has it."""
     binary = os.environ.get("GOTRUE_BINARY")
     if not binary:
-        pytest.skip("GOTRUE_BINARY does not name a GoTrue server")
+        pytest.skip("no real sign-in server: set GOTRUE_BINARY to a build of supabase/auth (v2.196 was compared)")
     key = ec.generate_private_key(ec.SECP256R1())
     private = {**json.loads(ECAlgorithm.to_jwk(key)), "kid": str(uuid.uuid4()), "alg": "ES256", "use": "sig"}
     port = free_port()
