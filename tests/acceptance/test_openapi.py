@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from agentkit.http import create_app
 from infra import openapi
 from infra.functions import Function
-from tests.parts.functions import HTTP_FUNCTIONS, app_of
+from tests.parts.functions import HTTP_FUNCTIONS, app_of, body_schema, example_of, resolved
 from tests.parts.people import ADA
 
 DOCUMENTS: dict[str, Any] = {name: app_of(name).openapi() for name in HTTP_FUNCTIONS}
@@ -37,24 +37,9 @@ each_operation = pytest.mark.parametrize(
 )
 
 
-def resolved(piece, document):
-    """The piece with every reference filled in."""
-    if isinstance(piece, list):
-        return [resolved(each, document) for each in piece]
-    if not isinstance(piece, dict):
-        return piece
-    if "$ref" in piece:
-        target = document
-        for step in piece["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        return resolved(target, document)
-    return {key: resolved(each, document) for key, each in piece.items()}
-
-
 def body_of(name, method, path):
-    """The schema of the operation's body, or None."""
-    operation = resolved(DOCUMENTS[name]["paths"][path][method], DOCUMENTS[name])
-    return operation["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in operation else None
+    """The schema of what the operation takes, or None."""
+    return body_schema(DOCUMENTS[name]["paths"][path][method], DOCUMENTS[name])
 
 
 # Each function's document
@@ -124,10 +109,8 @@ def test_an_operation_says_what_it_does_and_who_may_ask(name, method, path):
 @each_operation
 def test_an_example_fits_its_schema_and_is_accepted(functions, name, method, path):
     schema = body_of(name, method, path)
-    example = None
+    example = example_of(schema)
     if schema is not None:
-        members = schema["properties"]
-        [example] = schema.get("examples") or [{name: members[name]["examples"][0] for name in schema["required"]}]
         Draft202012Validator(schema).validate(example)
     answer = functions.ask(ADA, method, path.format(**functions.things_for(path)), json=example)
     assert answer.is_success, answer.text

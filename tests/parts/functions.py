@@ -31,6 +31,35 @@ def app_of(function: str) -> Any:
     return importlib.import_module(f"functions.{function}.app").app
 
 
+def resolved(piece: Any, document: dict[str, Any]) -> Any:
+    """A piece of an OpenAPI document with every reference filled in."""
+    if isinstance(piece, list):
+        return [resolved(each, document) for each in piece]
+    if not isinstance(piece, dict):
+        return piece
+    if "$ref" in piece:
+        target: Any = document
+        for step in piece["$ref"].removeprefix("#/").split("/"):
+            target = target[step]
+        return resolved(target, document)
+    return {key: resolved(each, document) for key, each in piece.items()}
+
+
+def body_schema(operation: dict[str, Any], document: dict[str, Any]) -> Any:
+    """The schema of what an operation takes, or None when it takes nothing."""
+    body = resolved(operation.get("requestBody"), document)
+    return body["content"]["application/json"]["schema"] if body else None
+
+
+def example_of(schema: Any) -> Any:
+    """The schema's own example, or one of the examples of the members that have to be there."""
+    if schema is None:
+        return None
+    members = schema["properties"]
+    [example] = schema.get("examples") or [{name: members[name]["examples"][0] for name in schema["required"]}]
+    return example
+
+
 @dataclass
 class Functions:
     """All that have a URL; the first part of a path says which one is meant, as at the gateway."""
