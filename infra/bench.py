@@ -114,11 +114,14 @@ def main(names: list[str]) -> int:
     from tests.bench.report import table, write
 
     rows: list[Row] = []
-    for name in [each for each in SUBJECTS if each in names or not names]:
-        began = time.monotonic()
-        rows += SUBJECTS[name]()
-        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print(table(rows))
-    for path in write(rows, FOLDER):
-        print(os.path.relpath(path), file=sys.stderr)
+    try:
+        for name in [each for each in SUBJECTS if each in names or not names]:
+            began = time.monotonic()
+            rows += SUBJECTS[name]()
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        # Also of a bench that broke off: what is measured took minutes.
+        print(table(rows))
+        for path in write(rows, FOLDER):
+            print(os.path.relpath(path), file=sys.stderr)
     return 1 if any(row.held is False for row in rows) else 0

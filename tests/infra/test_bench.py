@@ -98,6 +98,18 @@ def test_a_missed_budget_is_told_by_the_exit_status(measured, capsys, rows, stat
     assert capsys.readouterr().out.splitlines()[-1] == verdict(rows)
 
 
+def test_what_was_measured_is_told_though_the_rest_fails(measured, capsys, monkeypatch):
+    def fail() -> list[Row]:
+        raise RuntimeError("the server has died")
+
+    measured([TWICE])
+    monkeypatch.setitem(bench.SUBJECTS, "encoding", fail)
+
+    with pytest.raises(RuntimeError, match="the server has died"):
+        cli.main(["bench", "size", "encoding"])
+    assert verdict([TWICE]) in capsys.readouterr().out
+
+
 def test_only_what_is_named_is_measured(measured, capsys):
     measured([TWICE])
 
