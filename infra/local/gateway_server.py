@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from infra import openapi
+from infra import openapi, openapi_page
 from infra.functions import ROOT
 from infra.local.lambdas import Lambdas, Throttled
 from infra.local.part import LOOPBACK
@@ -78,7 +78,7 @@ class Gateway:
 
     async def docs(self, _: Request) -> Response:
         """Return a page of all operations."""
-        return HTMLResponse(openapi.page(await asyncio.to_thread(openapi.merged_in_subprocess)))
+        return HTMLResponse(openapi_page.page(await asyncio.to_thread(openapi.merged_in_subprocess)))
 
 
 async def _event(request: Request) -> bytes:
