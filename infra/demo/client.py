@@ -21,6 +21,8 @@ class Answer:
 
     request_id: str
     text: str = ""
+    pieces: int = 0
+    """In how many the text came; a model's stream has one for each token."""
     citations: list[dict[str, Any]] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
     searches: list[str] = field(default_factory=list)
@@ -133,6 +135,7 @@ def _take(answer: Answer, chunk: dict[str, Any], now: float, on_text: Callable[[
             answer.first_token = answer.first_token or now
             answer.last_token = now
             answer.text += chunk["delta"]
+            answer.pieces += 1
             on_text(chunk["delta"])
         case "tool-input-available":
             answer.searches.append(str(chunk["input"].get("query", "")))

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from infra.demo import show
 from infra.demo.client import Answer, Person
-from infra.functions import ROOT
-from infra.local.stack import Stack, running_environment
+from infra.local.stack import FOLDER, Stack, running_environment
 
 HERE = Path(__file__).parent
+QUESTIONS = HERE / "questions.toml"
 LOG_SECONDS = 5.0
 
 
@@ -53,23 +56,34 @@ class Report:
         return [claim for holds, claim in self.checks if not holds]
 
 
-def main() -> int:
-    """Run the demonstration; 0 when all of it held, 1 otherwise."""
+def main(folder: Path = FOLDER, script: Path = QUESTIONS) -> int:
+    """Run the demonstration; 0 when all of it held, 1 when something did not, 130 when someone ended it."""
     report = Report()
-    with _stack() as environment:
-        demonstrate(environment, report)
+    try:
+        with _stack(folder) as (environment, still_up):
+            demonstrate(environment, report, folder, script)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 130
+    except (RuntimeError, httpx.HTTPError) as error:
+        # A part that did not start, a document that could not be read, a stack that went away meanwhile.
+        print(f"\nThe demonstration could not go on. {error}", file=sys.stderr)
+        return 1
     held = len(report.checks) - len(report.failed)
     print(f"\n{held} of {len(report.checks)} checks held." + "".join(f"\n  ✗ {claim}" for claim in report.failed))
+    if not report.failed:
+        show.next_steps(environment, folder, still_up=still_up)
     return 1 if report.failed else 0
 
 
-def demonstrate(environment: Mapping[str, str], report: Report) -> None:
+def demonstrate(environment: Mapping[str, str], report: Report, folder: Path, script: Path) -> None:
     """Go through the whole of it against a running stack."""
-    questions = [Question(**each) for each in tomllib.loads((HERE / "questions.toml").read_text())["questions"]]
+    read = tomllib.loads(script.read_text())
+    titles: dict[str, str] = read["documents"]
+    questions = [Question(**each) for each in read["questions"]]
     ada, bob = Person(environment, "ada"), Person(environment, "bob")
-    titles = {question.document: _title(question.document) for question in questions}
     for document in ada.documents():
-        if document["title"] in titles.values():
+        if titles.get(document["filename"]) == document["title"]:
             ada.forget(document["id"])
 
     print("\nAda uploads her documents.")
@@ -83,10 +97,11 @@ def demonstrate(environment: Mapping[str, str], report: Report) -> None:
 
     answers = []
     for question in questions:
-        print(f"\nAda: {question.text}\n     ", end="")
-        answer = ada.ask(question.text, lambda piece: print(piece, end="", flush=True))
-        print()
-        _print_citations(answer)
+        print(f"\nAda: {question.text}")
+        prose = show.Prose()
+        answer = ada.ask(question.text, prose.add)
+        prose.end()
+        show.citations(answer)
         _check_answer(answer, question, documents[question.document]["id"], report)
         answers.append(answer)
 
@@ -100,28 +115,29 @@ def demonstrate(environment: Mapping[str, str], report: Report) -> None:
     for filename, document in documents.items():
         report.check(f"Bob cannot read {filename}", holds=not bob.sees(document["id"]))
 
-    _print_table(questions, answers)
+    log = folder / "logs" / "chat.log"
+    rows = [
+        (question.text, answer, _round_trips(log, answer.request_id))
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    show.table(rows, model=environment["CHAT_MODEL"])
     for person in (ada, bob):
         person.close()
 
 
 @contextmanager
-def _stack() -> Iterator[Mapping[str, str]]:
-    """The environment of the stack that runs already, or of one started for the occasion."""
-    running = running_environment()
+def _stack(folder: Path) -> Iterator[tuple[Mapping[str, str], bool]]:
+    """The environment of the stack that runs already, or of one started for the occasion; and whether it stays up."""
+    running = running_environment(folder)
     if running is not None:
         print(f"Using the stack that is running at {running['AGENTKIT_URL']}.")
-        yield running
+        yield running, True
         return
     print("Starting the local stack …", flush=True)
     began = time.perf_counter()
-    with Stack() as stack:
+    with Stack(folder) as stack:
         print(f"Ready in {time.perf_counter() - began:.1f} s at {stack.environment['AGENTKIT_URL']}.")
-        yield stack.environment
-
-
-def _title(filename: str) -> str:
-    return Path(filename).stem.replace("-", " ").replace("_", " ").capitalize()
+        yield stack.environment, False
 
 
 def _check_answer(answer: Answer, question: Question, document_id: str, report: Report) -> None:
@@ -133,32 +149,8 @@ def _check_answer(answer: Answer, question: Question, document_id: str, report: 
         report.check(f"it cites page {question.page}", holds=any(each["page"] == question.page for each in cited))
 
 
-def _print_citations(answer: Answer) -> None:
-    for citation in answer.citations:
-        page = f", page {citation['page']}" if citation["page"] else ""
-        print(f"       ↳ {citation['title']}{page}: “{' '.join(citation['quote'].split())}”")
-    for error in answer.errors:
-        print(f"       ! {error}")
-
-
-def _print_table(questions: list[Question], answers: list[Answer]) -> None:
-    print(f"\n{'question':<48}{'first byte':>11}{'first token':>12}{'tokens/s':>9}{'Redis':>7}{'Postgres':>9}")
-    for question, answer in zip(questions, answers, strict=True):
-        trips = _round_trips(answer.request_id)
-        tokens = answer.metadata.get("usage", {}).get("outputTokens", 0)
-        speed = tokens / (answer.last_token - answer.first_token) if answer.last_token > answer.first_token else 0
-        print(
-            f"{question.text[:46]:<48}{answer.first_byte * 1000:>8.0f} ms{answer.first_token * 1000:>9.0f} ms"
-            f"{speed:>9.0f}{trips.get('redis', '?'):>7}{trips.get('postgres', '?'):>9}"
-        )
-    print(
-        "Round trips are those of the whole run, made while it streams; before the first byte it waits for one of each."
-    )
-
-
-def _round_trips(request_id: str) -> dict[str, Any]:
+def _round_trips(log: Path, request_id: str) -> dict[str, Any]:
     """Return what the chat function's log says of that request; its line comes just after the last byte."""
-    log = ROOT / ".local" / "logs" / "chat.log"
     deadline = time.monotonic() + LOG_SECONDS
     while time.monotonic() < deadline:
         for line in log.read_text().splitlines() if log.exists() else ():
