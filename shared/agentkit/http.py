@@ -35,6 +35,8 @@ VERSION = "v1"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:=-]{8,128}")
 # What leaves Lambda as text; anything else is base64, a third larger.
 TEXT_TYPES = ["text/", "application/json", PROBLEM_JSON]
+# A client mends a few and asks again; a million of them would not fit into an answer of Lambda's (6 MB).
+MOST_ERRORS = 20
 # Where a request's scope holds what `add_headers` was given.
 ADDED_HEADERS = "agentkit.headers"
 EXPOSED_HEADERS = ["X-Request-Id", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"]
@@ -123,6 +125,8 @@ def create_app(name: str) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         strict_content_type=False,
+        # A redirect would name this function's own host, which is not where a call through a proxy came from.
+        redirect_slashes=False,
     )
     app.router.prefix = f"/{VERSION}"
     app.add_exception_handler(Problem, _on_problem)
@@ -189,7 +193,7 @@ async def _on_problem(_: Request, problem: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # Starlette calls a handler only for its own class
     # The offending value stays out: it may be a secret, or text that JSON cannot carry.
-    errors = [{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in error.errors()]
+    errors = [{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in error.errors()[:MOST_ERRORS]]
     return await _on_problem(request, Invalid("Some values of the request cannot be used.", errors=errors))
 
 

@@ -111,6 +111,11 @@ def test_an_unusable_value_is_a_422_that_points_at_it(client, body, pointer):
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
 
 
+def test_of_very_many_unusable_values_the_first_are_told(client):
+    answer = client.post("/v1/sample", json={"text": "a", **{f"unknown{number}": 0 for number in range(10_000)}})
+    assert [error["pointer"] for error in answer.json()["errors"]] == [f"/unknown{number}" for number in range(20)]
+
+
 def test_a_surrogate_pair_is_an_ordinary_character(client):
     assert client.post("/v1/sample", content=rb'{"text": "\ud83d\ude00"}').json() == {"text": "\U0001f600"}
 
@@ -122,7 +127,10 @@ def test_what_is_not_json_is_a_4xx_problem(client, body):
     assert answer.status_code in {400, 422}
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nowhere", 404), ("DELETE", "/v1/sample", 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nowhere", 404), ("GET", "/v1/sample/missing/", 404), ("DELETE", "/v1/sample", 405)],
+)
 def test_what_the_framework_refuses_is_a_problem_too(client, method, path, status):
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
