@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from agentkit import database, redis
 from functions.jobs.app import app
 from tests.parts.people import ADA, ADMIN, BOB, bearer
+from tests.parts.redis import raw, redis_away
 
 JOB = uuid.UUID("11111111-1111-4111-8111-111111111111")
 DOCUMENT = uuid.UUID("22222222-2222-4222-8222-222222222222")
@@ -90,6 +91,35 @@ def test_a_job_that_is_not_there_is_not_found(client):
 def test_what_is_no_id_is_refused(client):
     answer = ask(client, ADA, "1")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
+def test_without_redis_a_job_is_still_shown(client, job, redis_server):
+    job()
+    with redis_away(redis_server):
+        assert ask(client, ADA).status_code == 200
+
+
+def test_without_postgres_it_says_when_to_try_again(client, job, postgres):
+    job()
+    postgres.stop()
+    try:
+        answer = ask(client, ADA)
+    finally:
+        postgres.resume()
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert ask(client, ADA).status_code == 200
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(client, job, redis_server, monkeypatch):
+    job()
+    with raw(redis_server) as connection:
+        connection.flushall()
+    # 300 a minute, of which one in 300 is left.
+    monkeypatch.setenv("RATE_LIMIT_SCALE", str(1 / 300))
+    answers = [ask(client, ADA) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert int(answers[1].headers["Retry-After"]) > 0
 
 
 def test_nobody_is_served_without_signing_in(client):
