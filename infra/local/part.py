@@ -63,6 +63,16 @@ def accepts(port: int) -> bool:
     return False
 
 
+def write_private(file: Path, text: str) -> None:
+    """Write a file that nobody else may read, and that is whole from the first moment that it is there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f"{file.name}.new")
+    scratch.unlink(missing_ok=True)
+    scratch.touch(mode=0o600)
+    scratch.write_text(text)
+    scratch.replace(file)
+
+
 class Process:
     """A child process with a log file, that cannot outlive its parent (on Linux)."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psycopg
 
-from infra.local.part import LOOPBACK, PartFailed, Process, free_port
+from infra.local.part import LOOPBACK, PartFailed, Process, free_port, write_private
 from infra.migrate import LOGINS, migrate
 
 # Found, not imported: the package's own manager looks for a runtime folder as soon as it is.
@@ -118,20 +118,22 @@ class Postgres:
         return False
 
     def _prepare(self) -> None:
-        if (self._data / "PG_VERSION").exists():
+        if self._data.exists():
             return
-        shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(parents=True)
+        # Under another name until it is whole: a first start that was killed leaves half of it behind.
+        scratch = self.folder / "data.new"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
         password = self.folder / "superuser"
-        password.write_text(self._passwords[SUPERUSER])
+        write_private(password, self._passwords[SUPERUSER])
         if self._user:
-            shutil.chown(self._data, self._user)
+            shutil.chown(scratch, self._user)
             shutil.chown(password, self._user)
-        self._data.chmod(0o700)
+        scratch.chmod(0o700)
         done = subprocess.run(
             [
                 *self._prefix,
-                *(str(BIN / "initdb"), "-D", str(self._data), "-U", SUPERUSER, "--pwfile", str(password)),
+                *(str(BIN / "initdb"), "-D", str(scratch), "-U", SUPERUSER, "--pwfile", str(password)),
                 *("-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
             ],
             user=self._user,
@@ -144,6 +146,7 @@ class Postgres:
         password.unlink()
         if done.returncode:
             raise PartFailed(f"postgres could not make its data folder.\n{done.stdout}{done.stderr}")
+        scratch.rename(self._data)
 
     @property
     def _data(self) -> Path:
@@ -153,9 +156,8 @@ class Postgres:
     def _passwords(self) -> dict[str, str]:
         file = self.folder / "passwords.json"
         if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)
-            file.write_text(json.dumps({login: secrets.token_urlsafe(18) for login in (SUPERUSER, *LOGINS)}))
+            made = {login: secrets.token_urlsafe(18) for login in (SUPERUSER, *LOGINS)}
+            write_private(file, json.dumps(made))
         return dict(json.loads(file.read_text()))
 
     @cached_property

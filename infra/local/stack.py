@@ -7,6 +7,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import time
@@ -21,7 +22,7 @@ from infra.local.aws import Aws
 from infra.local.embedder import Embedder
 from infra.local.gateway import Gateway
 from infra.local.model import Model
-from infra.local.part import LOOPBACK, Part, PartFailed, accepts, free_port
+from infra.local.part import LOOPBACK, Part, PartFailed, accepts, free_port, write_private
 from infra.local.postgres import Postgres
 from infra.local.redis import Redis
 from infra.local.signin import SignIn
@@ -147,14 +148,15 @@ class Stack:
 
     def _own_parts(self) -> list[Part]:
         folder = self._folder
+        origins = os.environ.get("ALLOWED_ORIGINS", ORIGINS)
+        self.environment["ALLOWED_ORIGINS"] = origins
         parts: list[Part] = [
             Postgres(folder, port=self._port("postgres")),
             Redis(folder, port=self._port("redis")),
             Embedder(folder, port=self._port("embedder")),
-            Aws(folder, port=self._port("aws")),
+            Aws(folder, port=self._port("aws"), allowed_origins=_origins(origins)),
             SignIn(folder, port=self._port("sign-in")),
         ]
-        self.environment["ALLOWED_ORIGINS"] = os.environ.get("ALLOWED_ORIGINS", ORIGINS)
         own = {name: os.environ[name] for name in OWN_MODEL if os.environ.get(name)}
         if "OPENAI_BASE_URL" in own or "CHAT_MODEL" in own:
             if "CHAT_MODEL" not in own:
@@ -195,11 +197,7 @@ class Stack:
         names = [name for name in FOR_CLIENTS if name in self.environment]
         names += sorted(set(self.environment) - set(names))
         file = self._folder / "env"
-        # Complete from the first moment that it is there, and nobody else's to read.
-        scratch = self._folder / "env.new"
-        scratch.touch(mode=0o600)
-        scratch.write_text("".join(f"{name}={_quoted(self.environment[name])}\n" for name in names))
-        scratch.replace(file)
+        write_private(file, "".join(f"{name}={_quoted(self.environment[name])}\n" for name in names))
 
     def _remove_environment(self) -> None:
         # Only by the stack that holds the lock: it may be another's otherwise.
@@ -235,6 +233,14 @@ def _read_environment(folder: Path) -> dict[str, str] | None:
         lines = (folder / "env").read_text().splitlines()
         return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
     return None
+
+
+def _origins(text: str) -> list[str]:
+    with contextlib.suppress(ValueError):
+        read = json.loads(text)
+        if isinstance(read, list) and all(isinstance(each, str) for each in read):
+            return read
+    raise PartFailed('ALLOWED_ORIGINS is a JSON list, such as ["http://localhost:3000"].')
 
 
 def _quoted(value: str) -> str:

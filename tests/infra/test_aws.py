@@ -1,5 +1,6 @@
 """The local S3 and SQS keep the promises of AWS's that the functions build on."""
 
+import json
 import os
 import signal
 
@@ -37,6 +38,15 @@ def test_a_browser_on_another_origin_may_not(aws):
     answer = preflight(aws, OTHER)
     assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_browsers_may_upload_from_wherever_they_may_call_the_functions(stack):
+    origins = json.loads(stack.environment["ALLOWED_ORIGINS"])
+    assert len(origins) > 1
+    for origin in origins:
+        url = f"{stack.environment['AWS_ENDPOINT_URL']}/{BUCKET}/some/key"
+        answer = httpx.options(url, headers={"Origin": origin, "Access-Control-Request-Method": "PUT"})
+        assert answer.headers["access-control-allow-origin"] == origin
 
 
 def test_a_message_received_too_often_goes_to_the_dead_letter_queue(aws):
