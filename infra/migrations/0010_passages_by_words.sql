@@ -27,9 +27,9 @@ return (
     )
   select agentkit.any_of(array_agg(lexeme))
   from rarest_first
-  where together * (select reltuples from pg_class where oid = 'vecs.passages'::regclass) <= 10000
+  where together * (select reltuples from pg_class where oid = 'vecs.passages'::regclass) <= 5000
 );
-comment on function agentkit.rare_words is 'Any of those words that together stand in some 10,000 passages at most.';
+comment on function agentkit.rare_words is 'Any of those words that together stand in some 5,000 passages at most.';
 
 create function agentkit.passages_with(words tsquery, only_documents uuid[], at_most integer)
 returns table (id varchar, fts tsvector)

@@ -3,9 +3,10 @@
 Search reads `vecs.passages` by SQL, as the caller, in one round trip. Two legs are fused by reciprocal rank
 (Cormack, Clarke and Büttcher, SIGIR 2009: 1 / (60 + rank), summed over the legs):
 
-- semantic: cosine distance. A caller who may see few passages is answered exactly, from their own rows; one who may see
-  many by the HNSW index, scanned iteratively (pgvector 0.8) until enough of the rows it finds are theirs, and exactly
-  after all when it gave up before that. A plain index scan filters afterwards and comes back with too few, or none.
+- semantic: cosine distance. What a caller may see is compared one by one and the answer is exact, unless it is more
+  than COMPARED_NUMBERS allow. Then the HNSW index is scanned iteratively (pgvector 0.8) until enough of the rows it
+  finds are theirs; when it gives up before that, all are compared after all. A plain index scan filters afterwards and
+  comes back with too few, or none.
 - keyword: the words of the text, any of them, ranked by how many of them a passage holds.
 
 vecs is imported by the writer alone: it brings numpy and SQLAlchemy, which a search must not pay for.
@@ -31,16 +32,18 @@ TABLE = "passages"
 DEPTH = 4
 LEAST_DEPTH = 40
 # Up to so many numbers every visible passage is compared and the answer is exact: 52,000 vectors of 384 dimensions or
-# 13,000 of 1,536, some 50 ms. Below that the index would save milliseconds and miss: of someone who holds a tenth or a
-# half of 100,000 passages, a question about other people's topics brought back a quarter to a half of the nearest ten.
+# 13,000 of 1,536, some 50 ms. Below that the index would save milliseconds and miss: of someone who holds a tenth to a
+# half of 100,000 passages, a question about other people's topics brought back 58 to 33 % of the nearest ten.
 COMPARED_NUMBERS = 20_000_000
 # How far the index is scanned for a caller's passages among everyone's before it gives up.
 MOST_SCANNED = 20_000
-# Candidates of an index scan: of 10,000 passages about one topic, 400 bring 97 % of the nearest ten and 80 bring 85 %.
+# Candidates of an index scan: of 10,000 passages about one topic, 400 bring 97 % of the nearest ten, 200 bring 87 %.
 LEAST_EF_SEARCH = 400
 MOST_EF_SEARCH = 1_000
-# Passages that the keyword leg reads to rank them: 10,000 take some 10 ms.
-MOST_RANKED = 10_000
+# Passages that the keyword leg ranks: 5,000 of a page's length take some 20 ms. Of those who may see more, the index of
+# words answers for words that together stand in no more than so many (`agentkit.rare_words` holds the same number);
+# for words that everybody uses, only the first so many passages that hold them are ranked.
+MOST_RANKED = 5_000
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 

@@ -89,8 +89,8 @@ class Tenant:
 
     def in_document(self, number: int) -> Rows:
         """Return the rows of the document that this question is kept to."""
-        row = self.rows[number * 7919 % len(self.rows)]
-        return self.rows[self.rows // DOCUMENT == row // DOCUMENT]
+        document = self.rows[number * 7919 % len(self.rows)] // DOCUMENT
+        return self.rows[np.flatnonzero(self.rows // DOCUMENT == document)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,10 +271,11 @@ def analyze(table, *, as_if_it_held):
 
 async def test_a_rare_word_finds_its_passage_among_more_than_are_ranked(table, monkeypatch):
     put(table, BOB, [at(1)], text="the lease of the lighthouse")
-    put(table, ADA, [at(2)] * 200)
+    put(table, ADA, [at(2)] * 150)
+    put(table, ADA, [at(2)] * 50, document_id=HANDBOOK)
     (wanted,) = put(table, ADA, [at(3)], text="the lease of the lighthouse")
-    # Of a million, "lease" would stand in all and "lighthouse" in 2 of 202, some 9,901: the most that is still rare.
-    analyze(table, as_if_it_held=1_000_000)
+    # Of half a million, "lease" would stand in all and "lighthouse" in 2 of 202, some 4,950: still rare.
+    analyze(table, as_if_it_held=500_000)
     monkeypatch.setattr(passages, "MOST_RANKED", 20)
     question = "Which lease is of a lighthouse?"
     found = await ids_found(text=question, mode="keyword")
@@ -286,7 +287,7 @@ async def test_a_rare_word_finds_its_passage_among_more_than_are_ranked(table, m
 
 async def test_common_words_alone_rank_as_many_as_is_allowed(table, monkeypatch):
     put(table, ADA, [at(2)] * 200)
-    analyze(table, as_if_it_held=1_000_000)
+    analyze(table, as_if_it_held=500_000)
     monkeypatch.setattr(passages, "MOST_RANKED", 20)
     assert len(await ids_found(text="lease", mode="keyword", limit=50)) == 20
 
