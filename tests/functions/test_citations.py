@@ -83,6 +83,16 @@ NEAR_MISSES = [
     pytest.param("Expenses are approved by Bob.", "Expenses are approved by Ada.", id="another name"),
     pytest.param("Bob approves large expenses.", "Ada approves large expenses.", id="another name begins it"),
     pytest.param("Ada reports to Bob.", "Bob reports to Ada.", id="names swapped"),
+    pytest.param(
+        "On weekends Ada hands the signed report over to Bob in the office.",
+        "On weekends Bob hands the signed report over to Ada in the office.",
+        id="names swapped in a long sentence",
+    ),
+    pytest.param(
+        "Contractors and employees have 28 days of paid holiday.",
+        "Employees have 28 days of paid holiday.",
+        id="one more subject",
+    ),
     pytest.param("The landlord pays for repairs.", "The tenant pays for repairs.", id="another party"),
     pytest.param(
         "The landlord gives the tenant three months' notice in writing before the end.",

@@ -1,5 +1,6 @@
 """The chat function as a browser meets it: questions asked over HTTP, answers read chunk by chunk."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -141,11 +142,12 @@ class Sandbox:
         self.seconds_left: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request; what is not at its end in time is cut off."""
         if self.seconds_left is not None:
             left = int(self.seconds_left * 1000)
             scope["aws.context"] = SimpleNamespace(get_remaining_time_in_millis=lambda: left, aws_request_id=None)
-        await app(scope, receive, send)
+        async with asyncio.timeout(self.seconds_left):
+            await app(scope, receive, send)
 
 
 @pytest.fixture(scope="session")
