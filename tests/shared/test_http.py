@@ -129,7 +129,7 @@ def test_what_is_not_json_is_a_4xx_problem(client, body):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/nowhere", 404), ("GET", "/v1/sample/missing/", 404), ("DELETE", "/v1/sample", 405)],
+    [("GET", "/v1/nowhere", 404), ("POST", "/v1/sample/", 404), ("DELETE", "/v1/sample", 405)],
 )
 def test_what_the_framework_refuses_is_a_problem_too(client, method, path, status):
     answer = client.request(method, path)
