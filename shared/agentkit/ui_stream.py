@@ -27,7 +27,7 @@ from agentkit.ui_message import DONE, PING, STREAM_HEADERS, frame, storable, sto
 from agentkit.ui_writer import StreamWriter
 
 # How often Redis gets what was sent, and how often a silent run asks whether it should stop.
-FLUSH_SECONDS = 0.2
+FLUSH_SECONDS = 0.1
 LISTEN_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
 # How long an answer that is told to end may take to let go of what it holds.
