@@ -93,6 +93,11 @@ NEAR_MISSES = [
         "Employees have 28 days of paid holiday.",
         id="one more subject",
     ),
+    pytest.param(
+        "Expenses over the limit are approved in writing by Bob.",
+        "Expenses over the limit are approved in writing.",
+        id="a name where there is none",
+    ),
     pytest.param("The landlord pays for repairs.", "The tenant pays for repairs.", id="another party"),
     pytest.param(
         "The landlord gives the tenant three months' notice in writing before the end.",
@@ -136,6 +141,8 @@ def test_what_only_looks_like_it_is_not_quoted(answer, text, marked):
     [
         pytest.param("The deposit is 900 euros [1].", "The deposit is 500 euros.", id="another number"),
         pytest.param("Pets are allowed here [1].", "Pets are not allowed here.", id="negation"),
+        pytest.param("The rent is paid each month [1].", "The rent is paid each year.", id="another unit"),
+        pytest.param("Expenses are approved by Bob [1].", "Expenses are approved by Ada.", id="another name"),
         pytest.param("The moon is made of cheese [1].", "The deposit is 500 euros.", id="another subject"),
         pytest.param("The deposit is 900 euros. [1]", "The deposit is 500 euros.", id="the marker after the full stop"),
         pytest.param("The deposit is 500 euros [7].", "The deposit is 500 euros.", id="no such passage"),

@@ -33,6 +33,7 @@ from tests.parts.served import serving
 
 MODEL = "scripted"
 LONGEST_SECONDS = 30.0
+MURMUR_SECONDS = 0.05
 BASE = {"id": "chatcmpl-scripted", "created": 1_764_000_000, "model": MODEL}
 
 Json = dict[str, Any]
@@ -54,6 +55,8 @@ class Reply:
     """What is sent in place of an answer."""
     hold_after: int | None = None
     """How many pieces are sent before it waits to be let go; 0: not even the answer's head."""
+    murmurs: bool = False
+    """While it waits in the middle, signs of life are sent: comments, as OpenAI sends them."""
     cut_after: int | None = None
     """How many pieces are sent before the connection breaks."""
 
@@ -225,6 +228,9 @@ class ScriptedModel:
         try:
             for place, delta in enumerate([{"role": "assistant", "content": ""}, *reply.deltas]):
                 if reply.hold_after and place == reply.hold_after + 1:
+                    while reply.murmurs and not self._let_go.is_set():
+                        yield ": alive\n\n"
+                        await asyncio.sleep(MURMUR_SECONDS)
                     await self._hold()
                 if reply.cut_after is not None and place == reply.cut_after + 1:
                     # The server breaks the connection; what was sent is not lost on the way.

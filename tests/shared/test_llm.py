@@ -121,6 +121,9 @@ async def test_nothing_is_traced_whatever_the_machine_is_set_to(ask, model, monk
         pytest.param(refuses(401), UpstreamFailed, "model_failed", id="401"),
         pytest.param(says("", hold_after=0), Unavailable, "model_unavailable", id="silent"),
         pytest.param(says("The lease ends.", hold_after=1), Unavailable, "model_unavailable", id="falls silent"),
+        pytest.param(
+            says("The lease ends.", hold_after=1, murmurs=True), Unavailable, "model_unavailable", id="only murmurs"
+        ),
         pytest.param(says("The lease ends.", cut_after=1), Unavailable, "model_unavailable", id="breaks off"),
         pytest.param(
             talks_nonsense(b'data: {"error": {"message": "x"}}\n\n'), UpstreamFailed, "model_failed", id="an error"
