@@ -73,6 +73,10 @@ def create_app() -> Starlette:
             return _refusal("The body must be JSON with an `input`.")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
             return _refusal("`input` must be a text or a list of texts, none of them empty.")
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            return _refusal("`input` has half of a surrogate pair, which is no character.")
         async with turn:
             vectors, tokens = await asyncio.to_thread(model.embed, texts)
         encode = _base64 if body.get("encoding_format") == "base64" else _floats

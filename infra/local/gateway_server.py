@@ -12,10 +12,11 @@ import base64
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,19 @@ class Gateway:
 
     async def document(self, _: Request) -> Response:
         """Return the merged OpenAPI document, as the code has it now."""
-        return JSONResponse(await asyncio.to_thread(openapi.merged_in_subprocess))
+        return await _documented(JSONResponse)
 
     async def docs(self, _: Request) -> Response:
         """Return a page of all operations."""
-        return HTMLResponse(openapi_page.page(await asyncio.to_thread(openapi.merged_in_subprocess)))
+        return await _documented(lambda document: HTMLResponse(openapi_page.page(document)))
+
+
+async def _documented(response: Callable[[dict[str, Any]], Response]) -> Response:
+    """Return that response to the functions' document, or why the code has none just now."""
+    try:
+        return response(await asyncio.to_thread(openapi.merged_in_subprocess))
+    except subprocess.CalledProcessError as error:
+        return Response(f"The functions cannot be imported.\n\n{error.stderr}", 500, media_type="text/plain")
 
 
 async def _event(request: Request) -> bytes:

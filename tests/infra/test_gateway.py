@@ -117,6 +117,18 @@ def test_the_first_page_names_the_functions(samples: SampleGateway):
     assert "/docs" in page
 
 
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_code_that_has_no_document_just_now_is_told_why(samples: SampleGateway, path: str, tmp_path, monkeypatch):
+    (tmp_path / "infra").mkdir()
+    (tmp_path / "infra" / "__init__.py").touch()
+    (tmp_path / "infra" / "__main__.py").write_text("a typo\n")
+    monkeypatch.setattr("infra.openapi.ROOT", tmp_path)
+    response = samples.get(path)
+    assert response.status_code == 500
+    assert "a typo" in response.text
+    assert "SyntaxError" in response.text
+
+
 def test_a_websocket_is_refused(samples: SampleGateway):
     with socket.create_connection((LOOPBACK, samples.port), timeout=10) as connection:
         connection.sendall(
