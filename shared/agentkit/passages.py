@@ -7,7 +7,9 @@ Search reads `vecs.passages` by SQL, as the caller, in one round trip. Two legs 
   than COMPARED_NUMBERS allow. Then the HNSW index is scanned iteratively (pgvector 0.8) until enough of the rows it
   finds are theirs; when it gives up before that, all are compared after all. A plain index scan filters afterwards and
   comes back with too few, or none.
-- keyword: the words of the text, any of them, ranked by how many of them a passage holds.
+- keyword: the words of the text, any of them, ranked by how many of them a passage holds. It reads all that the caller
+  may see: `@@` is not leakproof, so under row-level security Postgres tries it only on rows that it has already found
+  visible, and never by the index on fts.
 
 vecs is imported by the writer alone: it brings numpy and SQLAlchemy, which a search must not pay for.
 """
@@ -40,16 +42,11 @@ MOST_SCANNED = 20_000
 # Candidates of an index scan: of 10,000 passages about one topic, 400 bring 97 % of the nearest ten, 200 bring 87 %.
 LEAST_EF_SEARCH = 400
 MOST_EF_SEARCH = 1_000
-# Passages that the keyword leg ranks: 5,000 of a page's length take some 20 ms. Of those who may see more, the index of
-# words answers for words that together stand in no more than so many (`agentkit.rare_words` holds the same number);
-# for words that everybody uses, only the first so many passages that hold them are ranked.
-MOST_RANKED = 5_000
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 
 # A row-level policy hides from the planner how much someone may see. Left to itself it sorts all of that instead of
-# following the HNSW index, and reads every row to count them. What cannot be had without sorting is still sorted; the
-# one index that needs bitmap scans, that of words, is read by a function that allows them.
+# following the HNSW index, and reads every row to count them. What cannot be had without sorting is still sorted.
 SCAN_SETTINGS = """
 select set_config('hnsw.iterative_scan', 'relaxed_order', true),
        set_config('hnsw.ef_search', %(ef_search)s, true),
@@ -80,14 +77,14 @@ with
       select count(*) from (
         select from vecs.passages
         where owner = %(owner)s and (%(document_ids)s::uuid[] is null or document_id = any(%(document_ids)s))
-        limit %(counted)s
+        limit %(most_compared)s + 1
       ) as own
     ) + (
       select count(*) from (
         select from vecs.passages
         where audience = 'everyone' and owner <> %(owner)s
           and (%(document_ids)s::uuid[] is null or document_id = any(%(document_ids)s))
-        limit %(counted)s
+        limit %(most_compared)s + 1
       ) as of_others
     ) as passages
   ),
@@ -108,35 +105,19 @@ with
     from (select id, distance from by_index union select id, distance from compared) as nearest
   ),
   words as materialized (
-    select agentkit.any_of(tsvector_to_array(asked)) as wanted,
-           case when (select passages > %(most_ranked)s from seen) then agentkit.rare_words(asked) end as rare
-    from to_tsvector('english', %(text)s) as asked
+    select string_agg(
+      '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''', ' | '
+    )::tsquery as wanted
+    from unnest(to_tsvector('english', %(text)s))
     where %(keyword)s
-  ),
-  by_rare_words as materialized (
-    select found.id, ts_rank(found.fts, wanted) as weight
-    from words, agentkit.passages_with(rare, %(document_ids)s, %(most_ranked)s) as found
-    where rare is not null
-    order by weight desc, found.id limit %(depth)s
-  ),
-  by_any_word as materialized (
-    select id, ts_rank(fts, (select wanted from words)) as weight
-    from (
-      select id, fts from visible
-      where fts @@ (select wanted from words)
-        and (
-          select wanted is not null and (
-            rare is null or numnode(rare) < numnode(wanted) and (select count(*) from by_rare_words) < %(limit)s
-          )
-          from words
-        )
-      limit %(most_ranked)s
-    ) as matching
-    order by weight desc, id limit %(depth)s
   ),
   keyword as (
     select id, row_number() over (order by weight desc, id) as rank
-    from (select id, weight from by_rare_words union select id, weight from by_any_word) as heaviest
+    from (
+      select id, ts_rank(fts, (select wanted from words)) as weight from visible
+      where (select wanted is not null from words) and fts @@ (select wanted from words)
+      order by weight desc, id limit %(depth)s
+    ) as heaviest
   ),
   fused as (
     select id, sum(1.0 / (60 + rank))::float8 as score
@@ -276,8 +257,6 @@ def _parameters(
         "limit": limit,
         "depth": depth,
         "most_compared": most_compared,
-        "most_ranked": MOST_RANKED,
-        "counted": max(most_compared, MOST_RANKED) + 1,
         "ef_search": str(min(max(2 * depth, LEAST_EF_SEARCH), MOST_EF_SEARCH)),
         "most_scanned": str(MOST_SCANNED),
     }
