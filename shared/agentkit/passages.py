@@ -35,7 +35,7 @@ DEPTH = 4
 LEAST_DEPTH = 40
 # Up to so many numbers every visible passage is compared and the answer is exact: 52,000 vectors of 384 dimensions or
 # 13,000 of 1,536; 10,000 of 384 take 22 to 34 ms. Below that the index would be faster and miss: of someone who holds a
-# tenth to a half of 100,000 passages, a question about other people's topics brought back 58 to 33 % of the nearest ten.
+# tenth to a half of 100,000 passages, a question about other people's topics brought 58 to 33 % of the nearest ten.
 COMPARED_NUMBERS = 20_000_000
 # How far the index is scanned for a caller's passages among everyone's before it gives up.
 MOST_SCANNED = 20_000
