@@ -11,7 +11,7 @@ from infra.local.stack import ORIGINS
 from tests.parts.ai_sdk import FOLDER
 from tests.parts.model import calls, looks_it_up, says
 
-ANSWER = "The lease ends on 30 September 2027 [1]. So says the lease."
+ANSWER = "The lighthouse opens to visitors on 4 May 2031 [1]. So says the notice."
 SECONDS = 60
 
 
@@ -46,8 +46,8 @@ def app(stack, model, ai_sdk):
 
 
 @pytest.fixture
-def lease(app):
-    """Ada has a lease."""
+def notice(app):
+    """Ada has a notice."""
     return app("upload")["document"]
 
 
@@ -63,23 +63,23 @@ def test_a_file_is_uploaded_ingested_and_found(app):
     saw = app("upload")
     found = [passage for passage in saw["passages"] if passage["document_id"] == saw["document"]]
     assert [(passage["title"], passage["text"]) for passage in found] == [
-        ("lease", "Lease\n\nThe lease ends on 30 September 2027.")
+        ("notice", "Notice\n\nThe lighthouse opens to visitors on 4 May 2031.")
     ]
 
 
-def test_an_answer_is_cited_kept_as_the_client_has_it_and_goes_on_from_there(app, model, lease):
+def test_an_answer_is_cited_kept_as_the_client_has_it_and_goes_on_from_there(app, model, notice):
     model.otherwise = looks_it_up(ANSWER)
     saw = app("ask")
     question, answer = saw["messages"]
     (citation,) = [part["data"] for part in answer["parts"] if part["type"] == "data-citation"]
-    assert citation["quote"] == "The lease ends on 30 September 2027."
+    assert citation["quote"] == "The lighthouse opens to visitors on 4 May 2031."
     assert [(message["id"], message["parts"]) for message in saw["found"]] == [
         (message["id"], message["parts"]) for message in (question, answer)
     ]
     assert saw["found"][1]["metadata"] == answer["metadata"]
     assert saw["unchanged"]
     assert texts(saw["later"]) == [
-        ("user", "When does the lease end?"),
+        ("user", "When does the lighthouse open?"),
         ("assistant", ANSWER),
         ("user", "Who says so?"),
         ("assistant", ANSWER),
@@ -87,23 +87,23 @@ def test_an_answer_is_cited_kept_as_the_client_has_it_and_goes_on_from_there(app
     assert saw["status"] == "ready"
 
 
-def test_a_reload_in_the_middle_of_an_answer_finds_the_question_and_has_all_of_the_answer(app, model, lease):
-    model.will(calls("search_documents", query="lease end"), says(ANSWER, hold_after=3))
+def test_a_reload_in_the_middle_of_an_answer_finds_the_question_and_has_all_of_the_answer(app, model, notice):
+    model.will(calls("search_documents", query="lighthouse opens"), says(ANSWER, hold_after=3))
     saw = app("reload")
-    assert texts(saw["found"]) == [("user", "When does the lease end?")]
-    assert texts(saw["messages"]) == [("user", "When does the lease end?"), ("assistant", ANSWER)]
+    assert texts(saw["found"]) == [("user", "When does the lighthouse open?")]
+    assert texts(saw["messages"]) == [("user", "When does the lighthouse open?"), ("assistant", ANSWER)]
     assert saw["reloaded"][1] == saw["messages"][1]
 
 
-def test_a_stop_ends_the_stream_keeps_what_was_said_and_lets_the_next_question_in(app, model, lease):
-    model.will(calls("search_documents", query="lease end"), says(ANSWER, hold_after=3))
+def test_a_stop_ends_the_stream_keeps_what_was_said_and_lets_the_next_question_in(app, model, notice):
+    model.will(calls("search_documents", query="lighthouse opens"), says(ANSWER, hold_after=3))
     model.otherwise = looks_it_up(ANSWER)
     saw = app("stop")
     assert saw["stopped"] is True
-    assert texts(saw["found"]) == [("user", "When does the lease end?"), ("assistant", "The lease ends")]
+    assert texts(saw["found"]) == [("user", "When does the lighthouse open?"), ("assistant", "The lighthouse opens")]
     assert saw["found"][1]["metadata"]["status"] == "stopped"
     assert texts(saw["messages"])[1:] == [
-        ("assistant", "The lease ends"),
+        ("assistant", "The lighthouse opens"),
         ("user", "Once more, please."),
         ("assistant", ANSWER),
     ]

@@ -5,7 +5,7 @@ import pytest
 from agentkit import settings
 from functions.chat import app as chat_app
 from infra.local.part import LOOPBACK, free_port
-from tests.parts.chat import kept
+from tests.parts.chat import eventually, kept
 from tests.parts.distance import distance_to
 from tests.parts.model import Reply, calls, looks_it_up, refuses, says, talks_nonsense
 from tests.parts.people import ADA, bearer
@@ -217,7 +217,7 @@ def test_an_answer_that_cannot_be_kept_says_so_and_is_not_half_kept(chat, model,
     model.will(HALF)
     answer = chat.begin("Hi.", chat="a-chat")
     answer.until_said("The lease")
-    assert next(True for _ in range(1_000) if kept(rows))
+    eventually(lambda: kept(rows))
     postgres_server.stop()
     try:
         model.let_go()
@@ -241,7 +241,7 @@ def test_a_database_that_swallows_everything_does_not_hold_an_answer_up(
         model.will(HALF)
         answer = chat.begin("Hi.", chat="a-chat")
         answer.until_said("The lease")
-        assert next(True for _ in range(1_000) if kept(rows))
+        eventually(lambda: kept(rows) and far.all_answered)
         far.swallows = True
         model.let_go()
         answer.to_the_end()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.parts.chat import kept
+from tests.parts.chat import eventually, kept
 from tests.parts.distance import Distance, distance_to
 from tests.parts.model import says
 from tests.parts.people import ADA, BOB
@@ -37,7 +37,7 @@ def test_whoever_reloads_before_the_model_says_anything_finds_the_question(chat,
     model.will(says("Hello.", hold_after=0))
     answer = chat.begin("Hi.", chat="a-chat")
     model.wait_until_held()
-    found = next(messages for _ in range(1_000) if (messages := kept(rows)))  # it is on its way beside the model's work
+    found = eventually(lambda: kept(rows))  # it is on its way beside the model's work
     assert found == [("user", "Hi.", None)]
     model.let_go()
     answer.to_the_end()

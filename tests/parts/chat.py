@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psycopg
@@ -26,6 +27,9 @@ from tests.parts.people import ADA, Person, bearer
 from tests.parts.served import Serve
 
 Json = dict[str, Any]
+T = TypeVar("T")
+
+LONGEST_SECONDS = 30.0
 
 
 @dataclass
@@ -187,6 +191,15 @@ def rows(postgres: Postgres) -> Rows:
             return cursor.fetchall() if cursor.description else []
 
     return query
+
+
+def eventually(look: Callable[[], T]) -> T:
+    """Return what `look` sees, once it is something."""
+    ends = time.monotonic() + LONGEST_SECONDS
+    while not (seen := look()):
+        assert time.monotonic() < ends, "nothing came"
+        time.sleep(0.01)
+    return seen
 
 
 def kept(rows: Rows) -> list[tuple[str, str, str | None]]:

@@ -24,7 +24,12 @@ class Distance:
         self.before_answering: Callable[[], Awaitable[object]] | None = None
         """Awaited with each answer in hand, before it comes back."""
         self._to = to
-        self._asked_at = 0.0
+        self._asked_at = self._answered_at = 0.0
+
+    @property
+    def all_answered(self) -> bool:
+        """Whether whatever was asked has been answered."""
+        return self._answered_at >= self._asked_at
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either side ends it."""
@@ -57,6 +62,7 @@ class Distance:
                 await self.before_answering()
             if not self.swallows:
                 writer.write(data)
+                self._answered_at = asyncio.get_running_loop().time()
         writer.close()
 
 

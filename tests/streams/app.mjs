@@ -57,15 +57,15 @@ const isText = (part) => part.type === "text" && part.text !== "";
 
 const scenarios = {
   async upload() {
-    const lease = new File(["# Lease\n\nThe lease ends on 30 September 2027.\n"], "lease.md", { type: "text/markdown" });
-    const document = await upload(lease);
-    const { passages } = await call("POST", "/v1/search", { text: "When does the lease end?", limit: 5 });
+    const text = "# Notice\n\nThe lighthouse opens to visitors on 4 May 2031.\n";
+    const document = await upload(new File([text], "notice.md", { type: "text/markdown" }));
+    const { passages } = await call("POST", "/v1/search", { text: "When does the lighthouse open?", limit: 5 });
     return { document, passages };
   },
 
   async ask() {
     const chat = chatOf(crypto.randomUUID());
-    await chat.sendMessage({ text: "When does the lease end?" });
+    await chat.sendMessage({ text: "When does the lighthouse open?" });
     const later = chatOf(chat.id, await kept(chat.id));
     const found = [...later.messages];
     await later.resumeStream();
@@ -76,7 +76,7 @@ const scenarios = {
 
   async reload() {
     const chat = chatOf(crypto.randomUUID());
-    const answering = chat.sendMessage({ text: "When does the lease end?" });
+    const answering = chat.sendMessage({ text: "When does the lighthouse open?" });
     await speaking(chat);
     const reloaded = chatOf(chat.id, await kept(chat.id));
     const found = [...reloaded.messages];
@@ -89,7 +89,7 @@ const scenarios = {
 
   async stop() {
     const chat = chatOf(crypto.randomUUID());
-    const answering = chat.sendMessage({ text: "When does the lease end?" });
+    const answering = chat.sendMessage({ text: "When does the lighthouse open?" });
     await speaking(chat);
     const { stopped } = await call("POST", `/v1/chat/${chat.id}/stop`);
     await answering;
