@@ -1,7 +1,7 @@
 """Upstash Redis over HTTP, with hard time limits: a cache must never be what a person waits for.
 
     replies = await pipeline([["GET", "a"], ["INCR", "b"]])     one round trip, each reply or its own error
-    value = await client().get("a")                             Upstash's typed commands, a round trip each
+    value = await client().get("a")                             Upstash's typed commands, likewise
 
 Upstash's own HTTP client waits for ever, sleeps three seconds between retries, may run a command twice and hides all
 replies of a pipeline when one fails. So its commands travel by a request of ours: nothing is retried, every request is
@@ -13,7 +13,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -56,27 +56,39 @@ class CommandError:
     message: str
 
 
+@dataclass
+class _Shared:
+    """Commands that travel together."""
+
+    commands: list[Command] = field(default_factory=list)
+    sending: "asyncio.Task[list[Any] | None]" = field(init=False)
+
+
+# Begun, and not sent yet.
+_gathering: dict[asyncio.AbstractEventLoop, _Shared] = {}
+
+
 async def pipeline(commands: Sequence[Command]) -> list[Any]:
     """Run commands in order, in one round trip; a CommandError stands where one was refused.
 
+    What is asked side by side travels together: pipelines begun in the same turn of the event loop share a request.
     Not a transaction: others' commands may run in between. Raises RedisUnavailable within a second: whether the
     commands have run is then unknown.
     """
-    global _left_alone_until  # noqa: PLW0603  # what one request found out spares the next the wait
     if time.monotonic() < _left_alone_until:
         raise RedisUnavailable
-    # JSON may hold halves of surrogate pairs, UTF-8 may not.
-    body = json.dumps([list(command) for command in commands], ensure_ascii=False).encode(errors="replace")
-    settings = load(RedisSettings)
-    telemetry.count_round_trip("redis")
-    try:
-        async with asyncio.timeout(TIME_LIMIT_SECONDS):
-            return await _post(settings, body, len(commands))
-    # ValueError: an answer that is not Upstash's, from whatever stands where Redis should be.
-    except (httpx.HTTPError, TimeoutError, ValueError) as error:
-        _left_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
-        log.warning("redis.unavailable", exc_info=error)
-        raise RedisUnavailable from error
+    loop = asyncio.get_running_loop()
+    shared = _gathering.get(loop)
+    if shared is None:
+        shared = _gathering[loop] = _Shared()
+        shared.sending = loop.create_task(_send(shared))
+    first = len(shared.commands)
+    shared.commands += commands
+    # Whoever leaves early does not end the request for the others.
+    replies = await asyncio.shield(shared.sending)
+    if replies is None:
+        raise RedisUnavailable
+    return replies[first : first + len(commands)]
 
 
 @cache
@@ -113,6 +125,24 @@ async def close() -> None:
     loop = asyncio.get_running_loop()
     for key in [key for key in _connections if key[0] is loop]:
         await _connections.pop(key).aclose()
+
+
+async def _send(shared: _Shared) -> list[Any] | None:
+    """Return the replies to all that has been gathered by now, or None when there are none."""
+    global _left_alone_until  # noqa: PLW0603  # what one request found out spares the next the wait
+    del _gathering[asyncio.get_running_loop()]
+    # JSON may hold halves of surrogate pairs, UTF-8 may not.
+    body = json.dumps([list(command) for command in shared.commands], ensure_ascii=False).encode(errors="replace")
+    settings = load(RedisSettings)
+    telemetry.count_round_trip("redis")
+    try:
+        async with asyncio.timeout(TIME_LIMIT_SECONDS):
+            return await _post(settings, body, len(shared.commands))
+    # ValueError: an answer that is not Upstash's, from whatever stands where Redis should be.
+    except (httpx.HTTPError, TimeoutError, ValueError) as error:
+        _left_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
+        log.warning("redis.unavailable", exc_info=error)
+        return None
 
 
 async def _post(settings: RedisSettings, body: bytes, replies: int) -> list[Any]:

@@ -71,6 +71,20 @@ async def test_replies_come_in_order_as_redis_sent_them():
 
 
 @either
+async def test_what_is_asked_side_by_side_travels_together_and_each_gets_its_own_replies():
+    with telemetry.counting_round_trips() as round_trips:
+        replies = await asyncio.gather(
+            redis.pipeline([["SET", "a", "x"], ["GET", "a"]]),
+            redis.client().incrby("n", 42),
+            redis.pipeline([["INCR", "a"]]),
+        )
+    assert replies[:2] == [["OK", "x"], 42]
+    assert isinstance(replies[2][0], redis.CommandError)
+    assert round_trips == {"redis": 1}
+    assert await redis.pipeline([["GET", "n"]]) == ["42"]
+
+
+@either
 async def test_a_refused_command_hides_no_other():
     first, refused, last = await redis.pipeline([["SET", "a", "x"], ["INCR", "a"], ["GET", "a"]])
     assert (first, last) == ("OK", "x")
@@ -119,9 +133,19 @@ def test_nobody_waits_longer_than_a_second():
     assert redis.TIME_LIMIT_SECONDS <= 1 < redis.LEFT_ALONE_SECONDS
 
 
-async def test_those_who_wait_at_the_same_time_wait_once_each(silent):
+async def test_those_who_wait_at_the_same_time_wait_once(silent):
     outcomes = await asyncio.gather(*(redis.pipeline([["PING"]]) for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [redis.RedisUnavailable] * 3
+    assert len(silent) == 1
+
+
+@either
+async def test_one_who_leaves_takes_nothing_from_those_who_asked_with_them():
+    leaving, staying = (asyncio.create_task(redis.pipeline([["INCR", "n"]])) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == [2]
+    assert leaving.cancelled()
 
 
 async def test_the_limit_is_on_the_whole_answer_and_not_on_each_of_its_bytes(at, monkeypatch):
