@@ -84,8 +84,10 @@ class KeyRing:
 
         Raises Unavailable when the keys cannot be fetched: a stranger is never let in because Supabase was away.
         """
-        age = time.monotonic() - self.fetched_at
-        if age > KEYS_KEPT_SECONDS or (key_id not in self.keys and age > UNKNOWN_KEY_REFETCH_SECONDS):
+        # By the wall clock: the monotonic one may stand still while a sandbox is frozen.
+        age = time.time() - self.fetched_at
+        kept_seconds = KEYS_KEPT_SECONDS if key_id in self.keys else UNKNOWN_KEY_REFETCH_SECONDS
+        if not 0 <= age <= kept_seconds:
             if self.fetching is None:
                 self.fetching = asyncio.create_task(self._fetch())
             # All who need a fetch share one and its outcome; who leaves early does not end it for the others.
@@ -95,7 +97,7 @@ class KeyRing:
     async def _fetch(self) -> None:
         try:
             self.keys = await _fetch_keys(self.url)
-            self.fetched_at = time.monotonic()
+            self.fetched_at = time.time()
         finally:
             self.fetching = None
 
@@ -146,7 +148,7 @@ async def session_exists(caller: Caller) -> bool:
     Raises Unavailable when Supabase does not answer.
     """
     session = f"{caller.id}:{caller.claims.get('session_id')}"
-    if time.monotonic() < _sessions.get(session, float("-inf")):
+    if 0 <= time.time() - _sessions.get(session, float("-inf")) <= SESSION_KEPT_SECONDS:
         return True
     settings = load(SupabaseSettings)
     headers = {"Authorization": f"Bearer {caller.token.get_secret_value()}"}
@@ -160,7 +162,7 @@ async def session_exists(caller: Caller) -> bool:
     if answer.is_success:
         if len(_sessions) >= SESSIONS_KEPT:
             _sessions.clear()
-        _sessions[session] = time.monotonic() + SESSION_KEPT_SECONDS
+        _sessions[session] = time.time()
         return True
     if answer.status_code not in SESSION_ENDED:
         raise _unavailable()

@@ -36,7 +36,7 @@ REFUSALS = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 Command = Sequence[str | int | float]
 
 log = telemetry.logger(__name__)
-_left_alone_until = float("-inf")
+_failed_at = float("-inf")
 _transport: httpx.AsyncBaseTransport | None = None
 # Connections belong to the event loop that opened them.
 _connections: dict[tuple[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport | None], httpx.AsyncBaseTransport] = {}
@@ -57,15 +57,15 @@ class CommandError:
 
 
 @dataclass
-class _Shared:
+class _Request:
     """Commands that travel together."""
 
     commands: list[Command] = field(default_factory=list)
-    sending: "asyncio.Task[list[Any] | None]" = field(init=False)
+    sending: "asyncio.Task[list[Any] | CommandError | None]" = field(init=False)
 
 
 # Begun, and not sent yet.
-_gathering: dict[asyncio.AbstractEventLoop, _Shared] = {}
+_gathering: dict[asyncio.AbstractEventLoop, _Request] = {}
 
 
 async def pipeline(commands: Sequence[Command]) -> list[Any]:
@@ -75,25 +75,29 @@ async def pipeline(commands: Sequence[Command]) -> list[Any]:
     Not a transaction: others' commands may run in between. Raises RedisUnavailable within a second: whether the
     commands have run is then unknown.
     """
-    if time.monotonic() < _left_alone_until:
+    # By the wall clock: the monotonic one may stand still while a sandbox is frozen.
+    if 0 <= time.time() - _failed_at < LEFT_ALONE_SECONDS:
         raise RedisUnavailable
     loop = asyncio.get_running_loop()
-    shared = _gathering.get(loop)
-    if shared is None:
-        shared = _gathering[loop] = _Shared()
-        shared.sending = loop.create_task(_send(shared))
-    first = len(shared.commands)
-    shared.commands += commands
+    request = _gathering.get(loop)
+    if request is None:
+        request = _gathering[loop] = _Request()
+        request.sending = loop.create_task(_send_gathered(request))
+    first, end = len(request.commands), len(request.commands) + len(commands)
+    request.commands += commands
     # Whoever leaves early does not end the request for the others.
-    replies = await asyncio.shield(shared.sending)
+    replies = await asyncio.shield(request.sending)
+    if isinstance(replies, CommandError) and len(request.commands) > len(commands):
+        # Refused as a whole, perhaps for the others' sake.
+        replies, first, end = await _send(commands), 0, len(commands)
     if replies is None:
         raise RedisUnavailable
-    return replies[first : first + len(commands)]
+    return [replies] * len(commands) if isinstance(replies, CommandError) else replies[first:end]
 
 
 @cache
 def client() -> "AsyncCommands":
-    """Return Upstash's commands as methods: each a round trip under the same limits as `pipeline`.
+    """Return Upstash's commands as methods, each a `pipeline` of one.
 
     A method raises RedisUnavailable, or upstash_redis.errors.UpstashError with what Redis said to a refused command.
     """
@@ -114,38 +118,42 @@ def client() -> "AsyncCommands":
 
 def use(transport: httpx.AsyncBaseTransport | None) -> None:
     """Send every request by that transport from now on; None is the network. `agentkit.testing` needs it."""
-    global _transport, _left_alone_until
-    _transport, _left_alone_until = transport, float("-inf")
+    global _transport, _failed_at
+    _transport, _failed_at = transport, float("-inf")
 
 
 async def close() -> None:
     """Let go of this event loop's connections, and forget that Redis was away."""
-    global _left_alone_until  # noqa: PLW0603
-    _left_alone_until = float("-inf")
+    global _failed_at  # noqa: PLW0603
+    _failed_at = float("-inf")
     loop = asyncio.get_running_loop()
     for key in [key for key in _connections if key[0] is loop]:
         await _connections.pop(key).aclose()
 
 
-async def _send(shared: _Shared) -> list[Any] | None:
-    """Return the replies to all that has been gathered by now, or None when there are none."""
-    global _left_alone_until  # noqa: PLW0603  # what one request found out spares the next the wait
+async def _send_gathered(request: _Request) -> list[Any] | CommandError | None:
     del _gathering[asyncio.get_running_loop()]
+    return await _send(request.commands)
+
+
+async def _send(commands: Sequence[Command]) -> list[Any] | CommandError | None:
+    """Return the replies, what was said to all of it when that was refused, or None when Redis is away."""
+    global _failed_at  # noqa: PLW0603  # what one request found out spares the next the wait
     # JSON may hold halves of surrogate pairs, UTF-8 may not.
-    body = json.dumps([list(command) for command in shared.commands], ensure_ascii=False).encode(errors="replace")
+    body = json.dumps([list(command) for command in commands], ensure_ascii=False).encode(errors="replace")
     settings = load(RedisSettings)
     telemetry.count_round_trip("redis")
     try:
         async with asyncio.timeout(TIME_LIMIT_SECONDS):
-            return await _post(settings, body, len(shared.commands))
+            return await _post(settings, body, len(commands))
     # ValueError: an answer that is not Upstash's, from whatever stands where Redis should be.
     except (httpx.HTTPError, TimeoutError, ValueError) as error:
-        _left_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
+        _failed_at = time.time()
         log.warning("redis.unavailable", exc_info=error)
         return None
 
 
-async def _post(settings: RedisSettings, body: bytes, replies: int) -> list[Any]:
+async def _post(settings: RedisSettings, body: bytes, replies: int) -> list[Any] | CommandError:
     request = httpx.Request(
         "POST",
         f"{settings.upstash_redis_rest_url.rstrip('/')}/pipeline",
@@ -159,7 +167,7 @@ async def _post(settings: RedisSettings, body: bytes, replies: int) -> list[Any]
     answer.request = request
     await answer.aread()
     if answer.status_code in REFUSALS:
-        return [CommandError(answer.text)] * replies
+        return CommandError(answer.text)
     answer.raise_for_status()
     items = answer.json()
     if not isinstance(items, list) or len(items) != replies:
@@ -180,6 +188,6 @@ def _connection() -> httpx.AsyncBaseTransport:
     key = (asyncio.get_running_loop(), _transport)
     if key not in _connections:
         # Not httpx's client, which adds a quarter to what a request costs (cookies, redirects, proxies, its own clock):
-        # a streamed answer makes ten requests a second. The limit is on the whole request, in `pipeline`.
+        # a streamed answer makes ten requests a second. The limit is on the whole request, in `_send`.
         _connections[key] = _transport or httpx.AsyncHTTPTransport()
     return _connections[key]

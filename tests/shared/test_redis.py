@@ -226,6 +226,26 @@ async def test_a_request_that_upstash_refuses_whole_is_no_outage(answering):
     assert len(requests) == 2
 
 
+async def test_what_is_too_large_is_refused_alone(at):
+    at("https://upstash.test/")
+
+    def answered(request):
+        commands = json.loads(request.content)
+        large = any("x" * 1_000 in word for command in commands for word in command)
+        return httpx.Response(413 if large else 200, json=[{"result": command[-1]} for command in commands])
+
+    redis.use(httpx.MockTransport(answered))
+    try:
+        large, small = await asyncio.gather(
+            redis.pipeline([["ECHO", "x" * 1_000]]), redis.pipeline([["ECHO", "a"], ["ECHO", "b"]])
+        )
+    finally:
+        await redis.close()
+        redis.use(None)
+    assert [type(reply) for reply in large] == [redis.CommandError]
+    assert small == ["a", "b"]
+
+
 async def test_a_request_carries_the_token_and_nothing_else_of_ours(answering):
     requests = answering(httpx.Response(200, json=[{"result": "PONG"}]))
     await redis.pipeline([["PING"]])
