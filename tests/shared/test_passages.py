@@ -247,8 +247,9 @@ async def test_a_document_among_many_is_searched_whole(table, way):
     assert await ids_found(document_ids=[LEASE]) == ids[:10]
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
 @pytest.mark.parametrize("exactly", [True, False], ids=["by comparing all", "by index"])
-async def test_each_of_a_hundred_tenants_gets_ten_of_their_own(table, monkeypatch, exactly):
+async def test_each_of_a_hundred_tenants_gets_ten_of_their_own(table, monkeypatch, exactly, mode):
     tenants = [Person(uuid5(LEASE, f"tenant {number}"), "tenant@example.com", {}) for number in range(100)]
     for number, tenant in enumerate(tenants):
         vectors = [
@@ -258,8 +259,8 @@ async def test_each_of_a_hundred_tenants_gets_ten_of_their_own(table, monkeypatc
         put(table, tenant, vectors, document_id=tenant.id)
     if not exactly:
         monkeypatch.setattr(passages, "COMPARED_NUMBERS", 0)
-    for tenant in tenants[::7]:
-        matches = await find(caller(tenant), QUESTION, "", limit=10, mode="semantic")
+    for tenant in tenants:
+        matches = await find(caller(tenant), QUESTION, "lease", limit=10, mode=mode)
         assert [match.document_id for match in matches] == [tenant.id] * 10
 
 
