@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 
-from infra.functions import ROOT
+from infra.functions import ROOT, declared
 from tests.bench.parts import Parts, parts, question
 from tests.bench.row import Row
 from tests.bench.sandbox import sandbox
 from tests.parts.model import Json, Reply, says
 from tests.parts.runtime_api import url_event
 
-LIGHT = ("search", "health", "conversations", "jobs")
+LIGHT = {function.name for function in declared() if not function.extras}
 BARE = "tests.bench.bare_app"
 IMPORTS = 9
 STARTS = 7
@@ -33,7 +33,7 @@ def run() -> list[Row]:
 
 
 def _imports() -> list[Row]:
-    modules = {name: f"functions.{name}.app" for name in LIGHT}
+    modules = {name: f"functions.{name}.app" for name in sorted(LIGHT)}
     seconds: dict[str, list[float]] = {module: [] for module in (BARE, *modules.values())}
     for round_ in range(IMPORTS + 1):
         for module, taken in seconds.items():

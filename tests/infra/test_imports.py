@@ -10,7 +10,7 @@ import pytest
 
 from infra.functions import ROOT, declared
 
-LIGHT = {"health", "search", "conversations", "jobs", "feedback", "account"}
+LIGHT = {function.name for function in declared() if not function.extras}
 HEAVY_PACKAGES = {
     *("langchain", "langchain_core", "langchain_openai", "langgraph", "langsmith", "openai", "tiktoken"),
     *("numpy", "vecs", "sqlalchemy", "psycopg2", "boto3", "botocore", "supabase"),
