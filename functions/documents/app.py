@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field
 from agentkit import auth, jobs, passages, storage
 from agentkit.auth import Caller, CurrentCaller, FreshCaller
 from agentkit.database import Row
-from agentkit.errors import Conflict, ContentTooLarge, NotFound, Problem, Unavailable, UnsupportedMediaType
+from agentkit.errors import Conflict, ContentTooLarge, Invalid, NotFound, Problem, Unavailable, UnsupportedMediaType
 from agentkit.http import Body, Text, create_app, lambda_handler
 from agentkit.jobs import Fault, Job
 from agentkit.paging import PageCursor, PageLimit
@@ -200,16 +200,18 @@ async def create_text(new: NewText, caller: CurrentCaller, key: IdempotencyKey =
         media_type=new.media_type,
         size_bytes=len(content),
         audience=new.audience,
-        # By content: the same key with another text must not touch the first text's object.
-        object_key=f"{caller.id}/{document_id}/{hashlib.sha256(content).hexdigest()}-{filename}",
+        # By the whole request: the same key with another text or title must not touch the first one's object.
+        object_key=f"{caller.id}/{document_id}/{hashlib.sha256(new.model_dump_json().encode()).hexdigest()}-{filename}",
     )
     # The object first: without it the document would be of no use, and of itself it is seen by nobody.
     await storage.write(row.object_key, content, media_type=new.media_type)
     try:
         await rows.insert(caller, row)
-    except Problem:
-        with suppress(Problem):
-            await storage.delete(row.object_key)
+    except Problem as problem:
+        # A repeated key has the first request's object: it stays, unless no row of that key can have it.
+        if key is None or isinstance(problem, Invalid):
+            with suppress(Problem):
+                await storage.delete(row.object_key)
         raise
     job = await _enqueue(caller, document_id, str(document_id) if key else None)
     return AcceptedText(id=document_id, job_id=job.id)

@@ -333,17 +333,40 @@ def test_a_repeated_key_makes_one_document_of_a_text(ask, rows, messages):
     assert {message["job_id"] for message in messages()} == {first["job_id"]}
 
 
-def test_another_text_under_the_same_key_is_refused_and_the_first_stays(ask, rows, aws):
+@pytest.fixture
+def kept(aws):
+    """What each file in the bucket holds, by its key."""
+
+    def ask():
+        bucket = aws.environment["STORAGE_BUCKET"]
+        found = aws.s3.list_objects_v2(Bucket=bucket).get("Contents", [])
+        return {each["Key"]: aws.s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in found}
+
+    return ask
+
+
+@pytest.mark.parametrize("changes", [{"text": "The door is red."}, {"title": "Notes on the door"}])
+def test_anything_else_under_the_same_key_is_refused_and_the_first_text_stays(ask, rows, kept, changes):
     key = {"Idempotency-Key": "once"}
-    ask(ADA, "POST", "/v1/documents/text", json={"title": "Notes", "text": "The door is blue."}, headers=key)
-    other = {"title": "Notes", "text": "The door is red."}
-    answer = ask(ADA, "POST", "/v1/documents/text", json=other, headers=key)
+    first = {"title": "Notes", "text": "The door is blue."}
+    ask(ADA, "POST", "/v1/documents/text", json=first, headers=key)
+    answer = ask(ADA, "POST", "/v1/documents/text", json={**first, **changes}, headers=key)
     assert problem(answer) == (422, "idempotency_key_reused")
     (row,) = rows("select object_key from agentkit.documents")
-    bucket = aws.environment["STORAGE_BUCKET"]
-    (kept,) = aws.s3.list_objects_v2(Bucket=bucket)["Contents"]
-    assert kept["Key"] == row["object_key"]
-    assert aws.s3.get_object(Bucket=bucket, Key=kept["Key"])["Body"].read() == b"The door is blue."
+    assert kept() == {row["object_key"]: b"The door is blue."}
+
+
+def test_a_repeated_text_that_cannot_be_recorded_just_now_keeps_its_file(ask, rows, kept, postgres):
+    request = {"json": {"title": "Notes", "text": "The door is blue."}, "headers": {"Idempotency-Key": "once"}}
+    ask(ADA, "POST", "/v1/documents/text", **request)
+    postgres.stop()
+    try:
+        answer = ask(ADA, "POST", "/v1/documents/text", **request)
+    finally:
+        postgres.resume()
+    assert problem(answer) == (503, "database_unavailable")
+    (row,) = rows("select object_key from agentkit.documents")
+    assert kept() == {row["object_key"]: b"The door is blue."}
 
 
 # Who may do what
@@ -495,14 +518,14 @@ def test_redis_out_of_reach_stops_nobody(ask, monkeypatch):
     assert ask(ADA, "GET", "/v1/documents").status_code == 200
 
 
-def test_a_text_that_cannot_be_recorded_leaves_no_file(ask, postgres, aws):
+def test_a_text_that_cannot_be_recorded_leaves_no_file(ask, postgres, kept):
     postgres.stop()
     try:
         answer = ask(ADA, "POST", "/v1/documents/text", json={"title": "Notes", "text": "The door is blue."})
     finally:
         postgres.resume()
     assert problem(answer) == (503, "database_unavailable")
-    assert "Contents" not in aws.s3.list_objects_v2(Bucket=aws.environment["STORAGE_BUCKET"])
+    assert kept() == {}
 
 
 def test_a_token_that_outlived_its_session_deletes_nothing(ask, uploaded, supabase, rows):
