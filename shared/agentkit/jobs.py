@@ -56,9 +56,10 @@ FIND_RECORDED = """
     order by id = %(id)s desc, idempotency_key = %(idempotency_key)s desc nulls last
     limit 1
 """
+# The key is given back, so that the same request can be tried again.
 GIVE_UP_SENDING = """
     update agentkit.jobs
-    set status = 'failed', error_code = 'queue_unavailable', error = %s, finished_at = now()
+    set status = 'failed', error_code = 'queue_unavailable', error = %s, finished_at = now(), idempotency_key = null
     where id = %s and status = 'queued'
 """
 FIND = "select * from agentkit.jobs where id = %s and owner = %s"
@@ -171,7 +172,8 @@ async def enqueue(
 ) -> Job:
     """Record a job, in one transaction with the statements of `also`, and have the worker started.
 
-    Asking again returns the first job: with the same key always, for the same document while the job is not finished.
+    Asking again returns the first job: with the same key always (unless the queue did not take its message), for the
+    same document while the job is not finished.
     The message of a job that is still queued is sent again: the first may have been lost, and a second does no harm.
 
     Raises Invalid when the key was used for something else, Unavailable (`queue_unavailable`) when the queue does not

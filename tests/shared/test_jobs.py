@@ -207,6 +207,17 @@ def test_a_queue_out_of_reach_fails_the_job_and_says_so(postgres, aws, rows, mon
     ]
 
 
+def test_the_same_key_works_once_the_queue_is_back(postgres, messages, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_SQS", f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(Unavailable):
+            enqueue(idempotency_key="once")
+    jobs.close()
+    job = enqueue(idempotency_key="once")
+    assert job.status == "queued"
+    assert [json.loads(message["body"])["job_id"] for message in messages()] == [str(job.id)]
+
+
 def test_a_job_is_found_by_its_owner_alone(postgres, aws):
     job = enqueue()
     assert in_a_loop(jobs.find(caller(ADA), job.id)) == job
