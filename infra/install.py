@@ -23,14 +23,16 @@ BIN = VENV / "bin"
 PACKAGES = ROOT / "infra" / "requirements-dev.txt"
 DATA = ROOT / "infra" / "requirements-data.txt"
 STAMP = VENV / "installed"
-NEEDED = (3, 11)
+# As pyproject.toml has them, which a Python without tomllib cannot read.
+NEEDED, TOO_NEW = (3, 11), (3, 15)
 STILL_SECONDS = 15.0
 
 
 def main() -> None:
     """Install what is missing; a failure ends with the failing command's own words and a status that is not 0."""
-    if sys.version_info < NEEDED:
-        sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=...")
+    if not NEEDED <= sys.version_info < TOO_NEW:
+        wanted = "3.11 or newer is needed" if sys.version_info < NEEDED else "3.14 or older is needed"
+        sys.exit(f"Python {wanted}; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=...")
     wanted = fingerprint()
     if is_installed(wanted):
         return

@@ -9,10 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
 
+from infra import install
 from infra.functions import ROOT
 
 # It writes down what it was asked, and ends as the test wants it to.
@@ -147,10 +149,25 @@ def test_a_second_run_waits_for_the_first_and_then_has_nothing_to_do(project):
     assert project.asked() == []
 
 
-def test_a_python_that_is_too_old_is_refused_in_a_sentence(project):
-    refused = project.install("import sys; sys.version_info = (3, 10, 13); sys.version = '3.10.13 (main)'")
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        pytest.param((3, 10, 13), "3.11 or newer", id="too old"),
+        pytest.param((3, 15, 0), "3.14 or older", id="too new"),
+    ],
+)
+def test_a_python_of_another_age_is_refused_in_a_sentence(project, version, wanted):
+    name = ".".join(map(str, version))
+    refused = project.install(f"import sys; sys.version_info = {version}; sys.version = '{name} (main)'")
     assert refused.returncode == 1
-    assert refused.stderr == (f"Python 3.11 or newer is needed; {sys.executable} is 3.10.13. Try: make PYTHON=...\n")
+    assert refused.stderr == f"Python {wanted} is needed; {sys.executable} is {name}. Try: make PYTHON=...\n"
+
+
+def test_the_installer_asks_for_the_pythons_that_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == "".join(
+        (">=", ".".join(map(str, install.NEEDED)), ",<", ".".join(map(str, install.TOO_NEW)))
+    )
 
 
 def test_a_python_that_is_too_old_can_read_the_sentence():
