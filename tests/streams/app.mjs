@@ -9,7 +9,8 @@ import { createClient } from "@supabase/supabase-js";
 import { DefaultChatTransport } from "ai";
 
 const { AGENTKIT_URL: base, SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, DEMO_ADA_EMAIL, DEMO_ADA_PASSWORD } = process.env;
-const POLL_MS = 50;
+// Two thirds of what the function lets one caller ask in a minute.
+const POLL_MS = 300;
 
 const supabase = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { autoRefreshToken: false } });
 const authorization = async () => ({
