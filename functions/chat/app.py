@@ -17,7 +17,7 @@ from fastapi import Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from agentkit import llm, ratelimit, runs, ui_stream
+from agentkit import llm, ratelimit, runs, telemetry, ui_stream
 from agentkit.auth import Caller, CurrentCaller
 from agentkit.http import add_headers, create_app, lambda_handler
 from agentkit.ratelimit import limit
@@ -43,6 +43,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 app = create_app("chat")
+log = telemetry.logger(__name__)
 
 
 class Stopped(BaseModel):
@@ -61,17 +62,15 @@ async def chat(
         return ui_stream.replay(run)
     answer_id = uuid.uuid4().hex
     usage = llm.Usage()
+    # Beside the model's work, and whatever comes of that: a reload finds the question from the beginning.
+    asking = asyncio.create_task(history.ask(caller, body.id, body.question))
 
     async def answer(writer: StreamWriter) -> Literal["length"] | None:
-        # Beside the model's work, and whatever comes of that: a reload finds the question from the beginning.
-        asking = asyncio.create_task(history.ask(caller, body.id, body.question))
-        try:
-            return await agent.answer(body.question.text, turns, caller, writer, usage)
-        finally:
-            await asking
+        return await agent.answer(body.question.text, turns, caller, writer, usage)
 
     async def save(writer: StreamWriter, ending: Ending) -> dict[str, Any]:
         async with asyncio.timeout(SAVING_SECONDS):
+            await _make_sure_of(asking, body, caller)
             return await _save(body, caller, writer, ending, answer_id, usage)
 
     return ui_stream.respond(run, answer, save, message_id=answer_id, seconds=_seconds_left(request))
@@ -113,6 +112,15 @@ async def _begin(
             await runs.finish(run, "failed")
         raise failures[0]
     return run, turns  # type: ignore[return-value]  # the failures were raised
+
+
+async def _make_sure_of(asking: asyncio.Task[None], body: ChatRequest, caller: Caller) -> None:
+    """Wait until the question is kept; if that has failed, keep it now: the database may be back."""
+    try:
+        await asking
+    except Exception as error:  # tried once more, and what that raises is told to the user
+        log.warning("chat.question_not_kept", exc_info=error)
+        await history.ask(caller, body.id, body.question)
 
 
 async def _save(

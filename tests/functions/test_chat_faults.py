@@ -1,5 +1,9 @@
 """Whatever is down, an answer ends with a sentence that says so, nothing is half kept, and the chat can go on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
 import pytest
 
 from agentkit import settings
@@ -247,6 +251,55 @@ def test_a_database_that_swallows_everything_does_not_hold_an_answer_up(
         answer.to_the_end()
     assert sentence(answer) == "The answer could not be saved."
     assert kept(rows) == [("user", "Hi.", None)]
+
+
+WAITING = "from pg_stat_activity where wait_event_type = 'Lock'"
+
+
+@pytest.fixture
+def held_up(postgres):
+    """Postgres answers whoever reads, and lets whoever would keep something wait, as long as this lasts."""
+
+    @contextmanager
+    def held_up() -> Iterator[None]:
+        with psycopg.connect(postgres.environment["ADMIN_DATABASE_URL"]) as connection:
+            connection.execute("lock table agentkit.conversations in exclusive mode")
+            yield
+
+    return held_up
+
+
+@pytest.mark.parametrize(
+    ("reply", "ending", "then"),
+    [
+        pytest.param(says("Hello.", hold_after=0), "finish", [("assistant", "Hello.", "finished")], id="answered"),
+        pytest.param(Reply(failure=(401, {}), hold_after=0), "error", [], id="refused by the model"),
+    ],
+)
+def test_a_question_that_was_not_kept_at_first_is_kept_in_the_end(chat, model, rows, held_up, reply, ending, then):
+    model.will(reply)
+    with held_up():
+        answer = chat.begin("Hi.", chat="a-chat")
+        model.wait_until_held()
+        eventually(lambda: rows(f"select pg_terminate_backend(pid) {WAITING}"))
+    model.let_go()
+    answer.to_the_end()
+    assert [each for each in ("finish", "error") if answer.all(each)] == [ending]
+    assert ending == "finish" or sentence(answer) == REFUSED
+    assert kept(rows) == [("user", "Hi.", None), *then]
+
+
+def test_a_question_that_cannot_be_kept_does_not_hold_a_stop_up(chat, model, rows, held_up, monkeypatch):
+    monkeypatch.setattr(chat_app, "SAVING_SECONDS", 0.2)
+    model.will(HALF)
+    with held_up():
+        answer = chat.begin("Hi.", chat="a-chat")
+        answer.until_said("The lease")
+        eventually(lambda: rows(f"select pid {WAITING}"))
+        assert chat.stop("a-chat") is True
+        answer.to_the_end()
+    assert sentence(answer) == "The answer could not be saved."
+    assert kept(rows) == rows("select * from agentkit.usage_events") == []
 
 
 def test_a_search_that_postgres_fails_in_the_middle_ends_the_answer(chat, model, rows, portal, postgres, monkeypatch):
