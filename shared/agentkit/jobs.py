@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentkit import database, telemetry
 from agentkit.auth import Caller
-from agentkit.database import Row
+from agentkit.database import Parameters, Row
 from agentkit.errors import Invalid, Unavailable
 from agentkit.settings import QueueSettings, WorkerSettings, load
 
@@ -186,7 +186,11 @@ async def enqueue(
         "document_id": document_id,
         "idempotency_key": idempotency_key,
     }
-    *_, found = await database.fetch_all(caller, [(RECORD, facts), *also, (FIND_RECORDED, facts)])
+    statements: list[tuple[LiteralString, Parameters]] = [(RECORD, facts), *also, (FIND_RECORDED, facts)]
+    *_, found = await database.fetch_all(caller, statements)
+    if not found:
+        # The document's live job stood in the way and ended before it was looked for: now there is room.
+        *_, found = await database.fetch_all(caller, statements)
     job = Job.of(found[0])
     if (job.kind, job.document_id) != (kind, document_id):
         raise Invalid("This Idempotency-Key was used for another request.", code="idempotency_key_reused")

@@ -191,6 +191,17 @@ def test_a_job_that_is_under_way_is_not_sent_again(postgres, messages, rows):
     assert len(messages()) == 1
 
 
+def test_a_job_that_ends_just_as_it_is_asked_for_again_is_followed_by_a_new_one(postgres, messages, rows):
+    document = uuid.uuid4()
+    first = enqueue(document_id=document)
+    rows("update agentkit.jobs set status = 'running'")
+    # Comes after the new job was turned away by the running one, and before that one is looked for.
+    its_end = "update agentkit.jobs set status = 'succeeded' where status = 'running'"
+    second = enqueue(document_id=document, also=[(its_end, [])])
+    assert second.id != first.id
+    assert str(second.id) in {json.loads(message["body"])["job_id"] for message in messages()}
+
+
 def test_what_is_recorded_with_a_job_is_undone_with_it(postgres, aws, rows):
     with pytest.raises(Invalid):
         enqueue(also=[("select 1 / 0", [])])
