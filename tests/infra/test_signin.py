@@ -178,16 +178,18 @@ def test_a_body_of_nonsense_is_refused_in_gotrues_words(signin, body):
 
 def test_a_restart_keeps_accounts_keys_and_sessions(tmp_path, monkeypatch):
     first = SignIn(tmp_path)
-    first.start()
     monkeypatch.setenv("SUPABASE_URL", first.environment["SUPABASE_URL"])
     auth.forget()
     url = f"{first.environment['SUPABASE_URL']}/auth/v1"
-    answer = httpx.post(
-        f"{url}/token?grant_type=password",
-        json={"email": ADA.email, "password": PASSWORD},
-        headers={"apikey": API_KEY},
-    )
-    first.stop()
+    first.start()
+    try:
+        answer = httpx.post(
+            f"{url}/token?grant_type=password",
+            json={"email": ADA.email, "password": PASSWORD},
+            headers={"apikey": API_KEY},
+        )
+    finally:
+        first.stop()
     second = SignIn(tmp_path, port=first.port)
     second.start()
     try:
