@@ -120,8 +120,7 @@ async def test_a_typed_command_is_one_round_trip_under_the_same_limits(wire):
 
 async def test_a_silent_redis_is_given_up_at_the_limit_and_then_left_alone(silent):
     with telemetry.counting_round_trips() as counted:
-        # Longer than its limit, shorter than any other.
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(30):  # that a hang is told as one
             for _ in range(5):
                 with pytest.raises(redis.RedisUnavailable):
                     await redis.pipeline([["PING"]])
