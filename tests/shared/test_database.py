@@ -263,7 +263,7 @@ async def test_a_connection_that_has_rested_long_is_asked_first_and_replaced_whe
 async def test_a_network_that_swallows_everything_is_a_503_in_time(far, monkeypatch):
     monkeypatch.setattr(database, "TIME_LIMIT_SECONDS", 0.2)
     far.swallows = True
-    async with asyncio.timeout(4):  # its own limit, and one second in which it tries to end the query
+    async with asyncio.timeout(30):  # that a hang is told as one
         with pytest.raises(Unavailable) as refused:
             await database.fetch(caller(ADA), "select 1")
     assert refused.value.code == "database_timeout"
