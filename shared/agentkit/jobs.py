@@ -33,6 +33,8 @@ CONNECT_SECONDS = 2
 READ_SECONDS = 10
 # A worker ends its work this long before Lambda would end the worker, so that it can still say so.
 MARGIN_SECONDS = 5.0
+# A job is begun only with this share of an invocation left: being cut off tells nothing of one that was given less.
+LEAST_SHARE = 0.5
 # How long a worker may take when nobody says (no Lambda context): Lambda's own limit.
 LONGEST_SECONDS = 900.0
 # An interrupted job is tried again this soon, then after three times as long each time.
@@ -308,6 +310,11 @@ async def _take(
         log.error("message.unreadable", message_id=record["messageId"], faults=faults)
         raise _Again from error
     telemetry.request_id.set(envelope.request_id)
+    last = _receives(record) >= load(WorkerSettings).jobs_max_receives
+    # Nobody would come back to the last delivery: it is tried in whatever time there is.
+    if _remaining(context) < LEAST_SHARE * lifetime and not last:
+        log.info("job.postponed", job_id=envelope.job_id)
+        raise _Again
     async with database.service_transaction("take a job") as connection:
         row = await (await connection.execute(CLAIM, {"id": envelope.job_id, "lease_seconds": lifetime})).fetchone()
         if row is None:
@@ -318,7 +325,6 @@ async def _take(
                 # Should the worker that is at it die, this message is what brings the next one.
                 raise _Again(lifetime)
             return
-    last = _receives(record) >= load(WorkerSettings).jobs_max_receives
     seconds = _remaining(context) - MARGIN_SECONDS
     await _attempt(works, Job.of(row), cut_off=row["abandoned"], seconds=seconds, last=last)
 

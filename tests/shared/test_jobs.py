@@ -379,6 +379,35 @@ def test_work_ends_itself_before_lambda_would_and_twice_is_enough(work, counting
     assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["took_too_long"]
 
 
+@pytest.fixture
+def long_first(postgres, aws, counting, monkeypatch):
+    """Two jobs, and a context in which the first leaves less than half of the time to the second."""
+    first, second = enqueue(), enqueue()
+    context = Remaining(90)
+
+    async def run(job):
+        counting.done.append(job.id)
+        context.seconds = 44
+
+    monkeypatch.setattr(counting, "run", run)
+    return first, second, context
+
+
+def test_a_job_is_not_begun_in_what_a_long_one_left_of_the_time(work, counting, rows, long_first):
+    first, second, context = long_first
+    assert work([record(first.id), record(second.id)], context) == [f"message of {second.id}"]
+    assert counting.done == [first.id]
+    (row,) = rows("select * from agentkit.jobs where id = %s", [second.id])
+    assert (row["status"], row["attempts"]) == ("queued", 0)
+
+
+def test_the_last_delivery_is_tried_in_whatever_time_is_left(work, counting, long_first, aws):
+    first, second, context = long_first
+    last = record(second.id, receives=aws.environment["JOBS_MAX_RECEIVES"])
+    assert work([record(first.id), last], context) == []
+    assert counting.done == [first.id, second.id]
+
+
 def test_a_job_is_another_workers_for_one_invocation(work, counting, rows, aws):
     job = enqueue()
     rows("update agentkit.jobs set status = 'running', attempts = 1, started_at = now() - interval '60 s'")
