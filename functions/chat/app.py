@@ -126,7 +126,7 @@ async def _make_sure_of(asking: asyncio.Task[None], body: ChatRequest, caller: C
 async def _save(
     body: ChatRequest, caller: Caller, writer: StreamWriter, ending: Ending, answer_id: str, usage: llm.Usage
 ) -> dict[str, Any]:
-    """Keep the question, the answer and what it cost; return the answer's metadata."""
+    """Keep the answer and what it cost; return the answer's metadata."""
     if not usage.output_tokens and writer.said:
         usage.estimate(body.question.text, writer.said)
     model = usage.model or load(ModelSettings).chat_model

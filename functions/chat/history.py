@@ -8,10 +8,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from agentkit import telemetry
 from agentkit.auth import Caller
 from agentkit.database import fetch, fetch_all
 from agentkit.llm import Usage
 from agentkit.ui_message import Message
+
+log = telemetry.logger(__name__)
 
 # The newest that are looked at; how many of them the model gets is decided by their length.
 NEWEST = 60
@@ -30,7 +33,7 @@ where owner = %(owner)s and conversation_id = %(conversation)s and ordinal < coa
 order by ordinal desc limit %(newest)s
 """
 
-TOUCH_CONVERSATION = """
+BEGIN_CONVERSATION = """
 insert into agentkit.conversations (owner, id, title) values (%s, %s, %s)
 on conflict (owner, id) do update set updated_at = now()
 """
@@ -40,10 +43,25 @@ delete from agentkit.messages m using agentkit.messages asked
 where asked.owner = %(owner)s and asked.conversation_id = %(conversation)s and asked.id = %(question)s
   and m.owner = asked.owner and m.conversation_id = asked.conversation_id and m.ordinal > asked.ordinal
 """
-WRITE = """
-insert into agentkit.messages (owner, conversation_id, id, role, parts, metadata) values (%s, %s, %s, %s, %s, %s)
+WRITE_QUESTION = """
+insert into agentkit.messages (owner, conversation_id, id, role, parts) values (%s, %s, %s, 'user', %s)
 on conflict (owner, conversation_id, id)
 do update set role = excluded.role, parts = excluded.parts, metadata = excluded.metadata
+"""
+# A conversation that was deleted meanwhile stays deleted. First in its transaction: whoever asks or deletes waits.
+TOUCH_CONVERSATION = "update agentkit.conversations set updated_at = now() where owner = %s and id = %s"
+# Only while its question is the conversation's last: placed after a newer one it would read as the answer to that.
+WRITE_ANSWER = """
+insert into agentkit.messages (owner, conversation_id, id, role, parts, metadata)
+select asked.owner, asked.conversation_id, %(answer)s, 'assistant', %(parts)s::jsonb, %(metadata)s::jsonb
+from agentkit.messages asked
+where asked.owner = %(owner)s and asked.conversation_id = %(conversation)s and asked.id = %(question)s
+  and not exists (
+    select from agentkit.messages newer
+    where newer.owner = asked.owner and newer.conversation_id = asked.conversation_id
+      and newer.ordinal > asked.ordinal and newer.role = 'user'
+  )
+returning id
 """
 RECORD_USAGE = """
 insert into agentkit.usage_events (owner, function, model, input_tokens, output_tokens, cost_usd, conversation_id)
@@ -81,7 +99,16 @@ async def read(caller: Caller, conversation_id: str, question: Message) -> list[
 
 async def ask(caller: Caller, conversation_id: str, question: Message) -> None:
     """Keep the question; an answer that it had before, and all that came after, is forgotten."""
-    await fetch_all(caller, _asked(caller, conversation_id, question))
+    owner = caller.id
+    parts = json.dumps([{"type": "text", "text": question.text}])
+    await fetch_all(
+        caller,
+        [
+            (BEGIN_CONVERSATION, [owner, conversation_id, title_of(question.text)]),
+            (FORGET_LATER, {"owner": owner, "conversation": conversation_id, "question": question.id}),
+            (WRITE_QUESTION, [owner, conversation_id, question.id, parts]),
+        ],
+    )
 
 
 async def write(
@@ -95,27 +122,29 @@ async def write(
     model: str,
     usage: Usage,
 ) -> None:
-    """Keep the question, its answer and what it cost: all of it or nothing. No parts: the question alone."""
+    """Keep the question's answer and what it cost: all of it or nothing. No parts: there is no answer.
+
+    An answer whose question is gone, or is followed by a newer one, is not kept: the client has moved on, and what it
+    has since said, or deleted, counts.
+    """
     owner = caller.id
-    statements = _asked(caller, conversation_id, question)
-    if parts:
-        answer = [owner, conversation_id, answer_id, "assistant", json.dumps(parts), json.dumps(metadata)]
-        statements.append((WRITE, answer))
+    statements: list[Any] = [(TOUCH_CONVERSATION, [owner, conversation_id])]
     if usage.input_tokens or usage.output_tokens:
         spent = [owner, model, usage.input_tokens, usage.output_tokens, usage.cost_usd, conversation_id]
         statements.append((RECORD_USAGE, spent))
-    await fetch_all(caller, statements)
-
-
-def _asked(caller: Caller, conversation_id: str, question: Message) -> list[Any]:
-    """Return the statements that keep the question; harmless to repeat."""
-    owner = caller.id
-    parts = json.dumps([{"type": "text", "text": question.text}])
-    return [
-        (TOUCH_CONVERSATION, [owner, conversation_id, title_of(question.text)]),
-        (FORGET_LATER, {"owner": owner, "conversation": conversation_id, "question": question.id}),
-        (WRITE, [owner, conversation_id, question.id, "user", parts, "{}"]),
-    ]
+    if parts:
+        answer = {
+            "owner": owner,
+            "conversation": conversation_id,
+            "question": question.id,
+            "answer": answer_id,
+            "parts": json.dumps(parts),
+            "metadata": json.dumps(metadata),
+        }
+        statements.append((WRITE_ANSWER, answer))
+    *_, kept = await fetch_all(caller, statements)
+    if parts and not kept:
+        log.info("chat.answer_outdated", answer_id=answer_id)
 
 
 def title_of(text: str) -> str:

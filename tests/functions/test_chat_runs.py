@@ -11,7 +11,7 @@ from tests.parts.chat import eventually, kept
 from tests.parts.distance import Distance, distance_to
 from tests.parts.model import says
 from tests.parts.people import ADA, BOB
-from tests.parts.redis import raw
+from tests.parts.redis import raw, redis_away
 
 pytestmark = pytest.mark.usefixtures("upstash", "postgres", "embedder")
 
@@ -182,6 +182,58 @@ def test_there_is_nothing_to_resume_before_after_or_for_someone_else(chat, model
 def test_what_is_no_chat_id_is_neither_resumed_nor_stopped(chat, chat_id):
     assert chat.resume(chat_id).response.status_code in {404, 422}
     assert chat.http.post(f"/v1/chat/{chat_id}/stop").status_code in {401, 404, 422}
+
+
+# Moving on: Redis, which lets a conversation have one answer at a time, was away when it was asked
+
+
+def test_an_answer_that_is_late_takes_nothing_newer_away(chat, model, rows, redis_server):
+    model.will(HALF, says("Yes."))
+    with redis_away(redis_server):
+        late = chat.begin("Hi.", chat="a-chat")
+        late.until_said("The lease")
+        eventually(lambda: kept(rows))
+        chat.ask("Sure?", chat="a-chat")
+        model.let_go()
+        late.to_the_end()
+    assert kept(rows) == [("user", "Hi.", None), ("user", "Sure?", None), ("assistant", "Yes.", "finished")]
+    assert len(rows("select * from agentkit.usage_events")) == 2
+
+
+def test_an_answer_that_is_late_takes_no_newer_one_to_the_same_question_away(chat, model, rows, redis_server):
+    model.will(HALF, says("Yes."))
+    with redis_away(redis_server):
+        late = chat.begin("Hi.", chat="a-chat", message_id="q1")
+        late.until_said("The lease")
+        eventually(lambda: kept(rows))
+        chat.ask("Hi.", chat="a-chat", message_id="q1")
+        model.let_go()
+        late.to_the_end()
+    assert ("assistant", "Yes.", "finished") in kept(rows)
+
+
+def test_a_conversation_that_is_deleted_during_an_answer_stays_deleted(chat, model, rows):
+    model.will(HALF)
+    answer = chat.begin("Hi.", chat="a-chat")
+    answer.until_said("The lease")
+    eventually(lambda: kept(rows))
+    rows("delete from agentkit.conversations")
+    model.let_go()
+    answer.to_the_end()
+    assert answer.only("finish")["messageMetadata"]["status"] == "finished"
+    assert kept(rows) == rows("select * from agentkit.conversations") == []
+    assert len(rows("select * from agentkit.usage_events")) == 1
+
+
+def test_a_kept_answer_says_when_its_conversation_was_last_used(chat, model, rows):
+    model.will(HALF)
+    answer = chat.begin("Hi.", chat="a-chat")
+    answer.until_said("The lease")
+    (asked,) = eventually(lambda: rows("select updated_at from agentkit.conversations"))
+    model.let_go()
+    answer.to_the_end()
+    (answered,) = rows("select updated_at from agentkit.conversations")
+    assert answered["updated_at"] > asked["updated_at"]
 
 
 # Stopping
