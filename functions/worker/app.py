@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 # Passages embedded between two notes of progress.
 BATCH = 64
 
-BEGIN = "update agentkit.documents set status = 'processing' where id = %s returning *"
+# The service sees everyone's documents: a job works on one of its own owner's, whatever its row says.
+BEGIN = "update agentkit.documents set status = 'processing' where id = %s and owner = %s returning *"
 READY = """
     update agentkit.documents
     set status = 'ready', pages = %(pages)s, passages = %(passages)s, content_hash = %(content_hash)s,
         error_code = null, error = null
     where id = %(id)s
 """
-FAILED = "update agentkit.documents set status = 'failed', error_code = %s, error = %s where id = %s"
+FAILED = "update agentkit.documents set status = 'failed', error_code = %s, error = %s where id = %s and owner = %s"
 
 telemetry.configure_logging()
 log = telemetry.logger(__name__)
@@ -51,7 +52,7 @@ async def ingest(job: Job) -> None:
     began = time.perf_counter()
     assert job.document_id is not None  # noqa: S101  # `documents` enqueues no ingestion without one
     async with database.service_transaction("begin an ingestion") as connection:
-        row = await (await connection.execute(BEGIN, [job.document_id])).fetchone()
+        row = await (await connection.execute(BEGIN, [job.document_id, job.owner])).fetchone()
     if row is None:
         raise _deleted()
     content = await _content(row)
@@ -80,7 +81,7 @@ async def ingest(job: Job) -> None:
 
 async def ingest_failed(connection: "AsyncConnection[Row]", job: Job, failure: WorkFailed) -> None:
     """The document says why it could not be read; passages of an earlier ingestion stay."""
-    await connection.execute(FAILED, [failure.code, failure.sentence, job.document_id])
+    await connection.execute(FAILED, [failure.code, failure.sentence, job.document_id, job.owner])
 
 
 async def _content(row: Row) -> bytes:

@@ -10,7 +10,7 @@ from agentkit import embeddings, jobs, passages, settings, storage
 from functions.worker.app import handler
 from infra.demo import make_pdf
 from infra.local.part import free_port
-from tests.parts.people import ADA, ADMIN
+from tests.parts.people import ADA, ADMIN, BOB
 
 DEMO = make_pdf.FOLDER
 HANDBOOK = (DEMO / "staff-handbook.pdf").read_bytes()
@@ -197,6 +197,20 @@ def test_a_document_deleted_meanwhile_leaves_no_passages(upload, deliver, stored
     assert deliver(job) == 0
     assert stored(document_id) == []
     assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["document_deleted"]
+
+
+# Another's document
+
+
+def test_a_job_that_names_anothers_document_leaves_it_alone(upload, deliver, document, stored, rows):
+    document_id, job = upload(LEASE)
+    deliver(job)
+    before, found = document(document_id), stored(document_id)
+    rows("update agentkit.jobs set status = 'queued', owner = %s", [BOB.id])
+    assert deliver(job) == 0
+    assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["document_deleted"]
+    assert document(document_id) == before
+    assert stored(document_id) == found
 
 
 # What does not pass by itself
