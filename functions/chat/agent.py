@@ -114,13 +114,15 @@ async def answer(
 def _take_piece(message: Any, consultation: Consultation, writer: StreamWriter) -> None:  # noqa: ANN401  # LangChain's
     """Send on what the model has just written."""
     consultation.heard = True
-    if message.usage_metadata:
-        consultation.usage.add(message.usage_metadata["input_tokens"], message.usage_metadata["output_tokens"])
     text = message.text  # put together anew at each look
     if text:
         consultation.said += len(text)
         writer.text(text)
         _cite(consultation.citations.read(text), writer)
+    if counted := message.usage_metadata:
+        consultation.usage.add(counted["input_tokens"], counted["output_tokens"])
+        if counted["output_tokens"]:
+            consultation.usage.counted_characters = consultation.said
 
 
 def _take_update(event: dict[str, Any], consultation: Consultation, writer: StreamWriter) -> None:

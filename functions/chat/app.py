@@ -127,8 +127,8 @@ async def _save(
     body: ChatRequest, caller: Caller, writer: StreamWriter, ending: Ending, answer_id: str, usage: llm.Usage
 ) -> dict[str, Any]:
     """Keep the answer and what it cost; return the answer's metadata."""
-    if not usage.output_tokens and writer.said:
-        usage.estimate(body.question.text, writer.said)
+    if uncounted := writer.said[usage.counted_characters :]:
+        usage.estimate(body.question.text, uncounted)
     model = usage.model or load(ModelSettings).chat_model
     metadata = {
         "status": ending,

@@ -35,6 +35,8 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+    counted_characters: int = 0
+    """How much of what was said the provider has counted; it does at the end of a call, which may never come."""
     model: str = ""
     """The one that answered, when it was not the deployment's own."""
 
@@ -44,9 +46,9 @@ class Usage:
         self.output_tokens += output_tokens
 
     def estimate(self, read: str, written: str) -> None:
-        """Set the numbers from lengths in characters."""
-        self.input_tokens = len(read) // CHARACTERS_PER_TOKEN
-        self.output_tokens = len(written) // CHARACTERS_PER_TOKEN
+        """Add what nobody has counted, from lengths in characters."""
+        self.input_tokens += len(read) // CHARACTERS_PER_TOKEN
+        self.output_tokens += len(written) // CHARACTERS_PER_TOKEN
         self.estimated = True
 
     @property

@@ -9,7 +9,7 @@ import pytest
 
 from tests.parts.chat import eventually, kept
 from tests.parts.distance import Distance, distance_to
-from tests.parts.model import says
+from tests.parts.model import calls, says
 from tests.parts.people import ADA, BOB
 from tests.parts.redis import raw, redis_away
 
@@ -249,6 +249,25 @@ def test_a_stopped_answer_ends_is_kept_and_is_marked(chat, model, rows, ai_sdk):
     assert [chunk["type"] for chunk in answer.chunks[-2:]] == ["message-metadata", "abort"]
     assert ai_sdk.read(answer.bytes).message["metadata"]["status"] == "stopped"
     assert kept(rows) == [("user", "Hi.", None), ("assistant", "The lease", "stopped")]
+
+
+def test_what_was_said_before_a_stop_is_counted_too(chat, model, rows):
+    # The search says that it read 11 tokens and wrote 7; the answer, of 9 characters by then, never comes to say it.
+    model.will(calls("search_documents", text="I look.", query="lease"), HALF)
+    answer = chat.begin("When does the lease end?", chat="a-chat")
+    answer.until_said("The lease")
+    chat.stop("a-chat")
+    used = answer.to_the_end().only("message-metadata")["messageMetadata"]["usage"]
+    # Estimated at 4 characters to a token: the question that it read, of 24, and those 9.
+    read, written = 11 + 24 // 4, 7 + 9 // 4
+    assert used == {
+        "inputTokens": read,
+        "outputTokens": written,
+        "totalTokens": read + written,
+        "estimated": True,
+    }
+    (event,) = rows("select input_tokens, output_tokens from agentkit.usage_events")
+    assert (event["input_tokens"], event["output_tokens"]) == (read, written)
 
 
 def test_an_answer_can_be_stopped_before_the_model_says_anything(chat, model, rows):
