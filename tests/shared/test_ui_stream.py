@@ -1,8 +1,6 @@
 """An answer is streamed at once, kept, heard of when it must end, and always ended; `tests/streams` reads the bytes."""
 
 import asyncio
-import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +25,31 @@ async def hello(writer):
 async def for_ever(writer):
     writer.text("Hello")
     await asyncio.Event().wait()
+
+
+class Clock:
+    """A monotonic clock that moves when told."""
+
+    def __init__(self):
+        self._now = 0.0
+        self._read = asyncio.Event()
+
+    def monotonic(self):
+        self._read.set()
+        return self._now
+
+    async def passes(self, seconds):
+        """Move, and return once the answer's conductor has looked at it."""
+        self._now += seconds
+        self._read.clear()
+        await self._read.wait()
+
+
+@pytest.fixture
+async def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(ui_stream, "time", clock)
+    return clock
 
 
 @in_memory
@@ -76,7 +99,7 @@ async def test_its_headers_keep_proxies_from_holding_it_back(perform):
 
 @pytest.mark.usefixtures("either_redis")
 async def test_a_stop_is_heard_while_the_model_is_silent(perform):
-    answer = await perform(for_ever, chat="a-chat", seconds=5)
+    answer = await perform(for_ever, chat="a-chat")
     async for kept in runs.follow(answer.run):
         if "Hello" in kept:
             break
@@ -116,12 +139,18 @@ async def test_another_persons_stop_of_an_equal_chat_changes_nothing(perform):
 
 
 @in_memory
-async def test_an_answer_ends_itself_at_its_deadline(perform):
-    began = time.monotonic()
-    answer = await perform(for_ever, seconds=0.05)
-    await answer.to_the_end()
+async def test_an_answer_ends_itself_at_its_deadline_and_not_before(perform, clock):
+    async def overstay(writer):
+        await clock.passes(59)
+        writer.text("just before")
+        await clock.passes(1)
+        writer.text("too late")
+
+    answer = await perform(overstay, seconds=60)
+    sent = await answer.to_the_end()
     assert answer.ending == "length"
-    assert time.monotonic() - began >= 0.05
+    assert "just before" in sent
+    assert "too late" not in sent
 
 
 @in_memory
@@ -145,13 +174,19 @@ async def test_a_client_that_leaves_does_not_end_the_answer(perform):
 
 @pytest.mark.usefixtures("either_redis")
 async def test_a_replay_has_every_byte_in_order(perform):
+    turns = [asyncio.Event() for _ in range(3)]
+
     async def say(writer):
-        for count in range(300):
-            writer.text(f"{count} “ü” \n")
-            if count % 100 == 0:
-                await asyncio.sleep(ui_stream.FLUSH_SECONDS)
+        for turn in turns:
+            for count in range(100):
+                writer.text(f"{count} “ü” \n")
+            await turn.wait()
 
     answer = await perform(say)
+    batches = runs.follow(answer.run)
+    for turn in turns:
+        await anext(batches)
+        turn.set()
     sent = await answer.to_the_end()
     assert await replayed(answer.run) == sent
 
@@ -173,15 +208,12 @@ async def test_heartbeats_reach_those_who_resumed_too(perform):
 
 
 @in_memory
-async def test_a_heartbeat_comes_after_ten_seconds_of_silence_and_not_before(perform, monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(ui_stream, "time", SimpleNamespace(monotonic=lambda: clock.now))
+async def test_a_heartbeat_comes_after_ten_seconds_of_silence_and_not_before(perform, clock):
     written = []
 
     async def pause(writer):
         for seconds in (9, 9, 10):
-            clock.now += seconds
-            await asyncio.sleep(2 * ui_stream.FLUSH_SECONDS)
+            await clock.passes(seconds)
             writer.text(f"after {seconds}")
             written.append(seconds)
 
@@ -201,9 +233,10 @@ async def test_once_an_answer_has_ended_the_conversation_is_free(perform, second
 
 @in_memory
 async def test_while_an_answer_is_made_the_conversation_is_not_free(perform):
-    answer = await perform(for_ever, chat="a-chat", seconds=0.5)
+    answer = await perform(for_ever, chat="a-chat")
     with pytest.raises(Conflict):
         await perform(hello, chat="a-chat")
+    await runs.request_stop(ADA.id, "a-chat")
     await answer.to_the_end()
 
 
@@ -312,13 +345,15 @@ async def test_without_redis_an_answer_is_given_all_the_same(redis_in_memory, pe
     assert answer.ending == "finished"
 
 
-async def test_a_redis_that_leaves_in_the_middle_costs_nothing_but_the_resume(redis_in_memory, perform):
+async def test_a_redis_that_leaves_in_the_middle_costs_nothing_but_the_resume(redis_in_memory, perform, clock):
     gone = asyncio.Event()
 
     async def say(writer):
         writer.text("before")
         await gone.wait()
-        await asyncio.sleep(2 * ui_stream.FLUSH_SECONDS)
+        # Once it has tried to keep what was said, and looks again.
+        for _ in range(2):
+            await clock.passes(ui_stream.LISTEN_SECONDS)
         writer.text(" after")
 
     answer = await perform(say)
