@@ -56,6 +56,8 @@ class Consultation:
     async def search(self, query: str) -> tuple[str, list[dict[str, Any]]]:
         """Return what the model reads of the passages that fit, and what the user is shown of them."""
         query = storable(query[:LONGEST_QUERY])
+        if not query.strip():  # which embedding models refuse
+            return NOTHING_FOUND, []
         matches = await passages.find(self.caller, await embed_one(query), query, limit=PASSAGES_WANTED)
         known = {match.id for match in self.found}
         new = [match for match in matches if match.id not in known]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from infra.local.part import LOOPBACK, free_port
 from tests.parts.chat import ChatClient
 from tests.parts.model import MODEL, Reply, ScriptedModel, calls, looks_it_up, says
 from tests.parts.people import ADA, BOB
@@ -193,6 +194,18 @@ def test_a_passage_that_is_found_again_is_not_called_missing(chat, model, store)
 def test_a_model_that_finds_nothing_is_told_so(chat, model):
     model.otherwise = looks_it_up("The documents do not answer it.")
     answer = chat.ask(QUESTION)
+    assert read_by(model)[-1][1].startswith("No passage was found.")
+    assert answer.only("tool-output-available")["output"] == []
+
+
+@pytest.mark.parametrize("query", ["", " \n\u2003"], ids=["empty", "blank"])
+def test_a_search_for_nothing_finds_nothing_and_asks_nobody(chat, model, monkeypatch, query):
+    nobody = f"{LOOPBACK}:{free_port()}"
+    monkeypatch.setenv("EMBEDDING_BASE_URL", f"http://{nobody}/v1")
+    monkeypatch.setenv("VECTOR_DATABASE_URL", f"postgresql://nobody@{nobody}/vectors")
+    model.will(calls("search_documents", query=query), says("The documents do not answer it."))
+    answer = chat.ask(QUESTION)
+    assert answer.text == "The documents do not answer it."
     assert read_by(model)[-1][1].startswith("No passage was found.")
     assert answer.only("tool-output-available")["output"] == []
 
