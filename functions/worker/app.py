@@ -54,7 +54,7 @@ async def ingest(job: Job) -> None:
     async with database.service_transaction("begin an ingestion") as connection:
         row = await (await connection.execute(BEGIN, [job.document_id, job.owner])).fetchone()
     if row is None:
-        raise _deleted()
+        raise await _deleted(job.document_id, job.owner)
     content = await _content(row)
     extract = await _extract(content, row["media_type"])
     found = [
@@ -74,7 +74,7 @@ async def ingest(job: Job) -> None:
         for ordinal, piece in enumerate(await asyncio.to_thread(chunk, extract))
     ]
     await passages.replace(row["id"], found, await _vectors(job, found))
-    await _finish(row["id"], pages=extract.pages, count=len(found), content=content)
+    await _finish(row, pages=extract.pages, count=len(found), content=content)
     seconds = round(time.perf_counter() - began, 2)
     log.info("document.ingested", document_id=row["id"], pages=extract.pages, passages=len(found), seconds=seconds)
 
@@ -115,9 +115,9 @@ def _embedded(passage: Passage) -> str:
     return "\n".join([" > ".join([passage.title, *passage.heading]), passage.text])
 
 
-async def _finish(document_id: UUID, *, pages: int | None, count: int, content: bytes) -> None:
+async def _finish(row: Row, *, pages: int | None, count: int, content: bytes) -> None:
     facts = {
-        "id": document_id,
+        "id": row["id"],
         "pages": pages,
         "passages": count,
         "content_hash": hashlib.sha256(content).hexdigest(),
@@ -125,12 +125,12 @@ async def _finish(document_id: UUID, *, pages: int | None, count: int, content: 
     async with database.service_transaction("end an ingestion") as connection:
         kept = (await connection.execute(READY, facts)).rowcount
     if not kept:
-        # Deleted while we read it: what we wrote must not outlive it.
-        await passages.remove(document_id)
-        raise _deleted()
+        raise await _deleted(row["id"], row["owner"])
 
 
-def _deleted() -> WorkFailed:
+async def _deleted(document_id: UUID, owner: UUID) -> WorkFailed:
+    """Return why there is nothing to do, once no passage is left, of this attempt or of one that broke off."""
+    await passages.remove(document_id, owner)
     return WorkFailed("document_deleted", "The document was deleted.")
 
 

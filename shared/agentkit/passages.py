@@ -133,6 +133,7 @@ order by f.score desc, p.id
 """
 
 REMOVE_OTHERS = "delete from vecs.passages where document_id = %s and not id = any(%s)"
+REMOVE = "delete from vecs.passages where document_id = %s and owner = %s"
 REMOVE_AS_CALLER = "delete from vecs.passages where document_id = %s and owner = auth.uid()"
 
 
@@ -225,10 +226,10 @@ async def replace(document_id: UUID, passages: Sequence[Passage], vectors: Seque
         await connection.execute(REMOVE_OTHERS, [document_id, [each.id for each in passages]])
 
 
-async def remove(document_id: UUID) -> None:
-    """Take every passage of that document out, as the service. Workers only."""
+async def remove(document_id: UUID, owner: UUID) -> None:
+    """Take every passage of that owner's document out, as the service; those of another's stay. Workers only."""
     async with service_transaction("remove passages", database=Database.VECTORS) as connection:
-        await connection.execute(REMOVE_OTHERS, [document_id, []])
+        await connection.execute(REMOVE, [document_id, owner])
 
 
 async def remove_as(caller: Caller, document_id: UUID) -> None:

@@ -199,6 +199,18 @@ def test_a_document_deleted_meanwhile_leaves_no_passages(upload, deliver, stored
     assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["document_deleted"]
 
 
+def test_passages_of_a_worker_that_died_do_not_outlive_their_document(upload, deliver, stored, rows):
+    document_id, job = upload(LEASE)
+    deliver(job)
+    assert stored(document_id)
+    # As the first worker would leave it, had it died after its last passage and before its last word.
+    rows("update agentkit.jobs set status = 'running', started_at = now() - interval '1 hour'")
+    rows("delete from agentkit.documents")
+    assert deliver(job, receives=2) == 0
+    assert stored(document_id) == []
+    assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["document_deleted"]
+
+
 # Another's document
 
 
