@@ -1,6 +1,6 @@
 """Chunks encoded per second: ours beside pydantic-ai's Vercel adapter, in the same run, over the same text.
 
-    python -m tests.bench.encoding
+    python -m infra bench encoding
 
 Two ways of counting. `encode`: a piece of text to its server-sent event, with whatever object that takes in between.
 `whole`: a token as the agent gives it, through what keeps order and open parts (theirs: `transform_stream`), to its
@@ -10,7 +10,6 @@ event.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
 
 from pydantic_ai.messages import PartDeltaEvent, PartEndEvent, PartStartEvent, TextPart, TextPartDelta
 from pydantic_ai.ui.vercel_ai import VercelAIEventStream
@@ -18,34 +17,27 @@ from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, TextDeltaChunk
 
 from agentkit.ui_message import delta_frame
 from agentkit.ui_writer import StreamWriter
+from tests.bench.row import Row
 
 TOKENS = [" The", " lease", " ends", " on", " 30", " September", " 2027", ",", " “as", " agreed”", ".\n"] * 2_000
 REPEATS = 5
 PART = "text-1"
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One way of encoding."""
-
-    name: str
-    chunks_per_second: float
-    """The best of the repeats."""
-    ratio: float
-    """Over pydantic-ai's, of the same counting."""
+def run() -> list[Row]:
+    """Encode the same text in each way; some seconds."""
+    return [
+        _row("encode", _encode, _encode_theirs),
+        _row("whole", _write, lambda: asyncio.run(_transform_theirs())),
+    ]
 
 
-def run() -> list[Measured]:
-    """Return what was measured: ours first, then theirs, for each counting."""
-    measured = []
-    for counting, ours, theirs in (
-        ("encode", _encode, _encode_theirs),
-        ("whole", _write, lambda: asyncio.run(_transform_theirs())),
-    ):
-        fast, slow = _rates(ours, theirs)
-        measured.append(Measured(f"{counting}: agentkit", fast, fast / slow))
-        measured.append(Measured(f"{counting}: pydantic-ai", slow, 1.0))
-    return measured
+def _row(name: str, ours: Callable[[], Iterable[str]], theirs: Callable[[], Iterable[str]]) -> Row:
+    fast, slow = _rates(ours, theirs)
+    beside = slow, "pydantic-ai"
+    return Row(
+        "encoding", f"{name}, best", fast, "chunks/s", REPEATS, *beside, budget=1.0, bounds="ratio", at_least=True
+    )
 
 
 def _rates(*ways: Callable[[], Iterable[str]]) -> list[float]:
@@ -89,8 +81,3 @@ async def _transform_theirs() -> list[str]:
         yield PartEndEvent(index=0, part=TextPart("".join(TOKENS)))
 
     return [piece async for piece in stream.encode_stream(stream.transform_stream(events()))]
-
-
-if __name__ == "__main__":
-    for row in run():
-        print(f"{row.name:22} {row.chunks_per_second:12,.0f} chunks/s {row.ratio:7.1f}×")

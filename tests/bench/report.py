@@ -2,11 +2,12 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.bench import retrieval_view
 from tests.bench.row import Row
 
 if TYPE_CHECKING:
@@ -20,23 +21,36 @@ FURTHEST = 2.0
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the table for a terminal."""
-    lines = [HEADINGS, *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    """Return the table for a terminal; where there are cases, each has a line of a second one."""
+    alone, of_cases = _apart(rows)
+    parts = [_aligned([HEADINGS, *map(_cells, alone)], right=(3, 5, 7))] if alone else []
+    if of_cases:
+        lines = retrieval_view.cells(of_cases)
+        parts.append(f"{retrieval_view.TITLE}\n\n{_aligned(lines, right=range(2, len(lines[0])))}")
+    return "\n\n".join([*parts, verdict(rows)])
+
+
+def _apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows that stand alone, and those of cases."""
+    return [row for row in rows if not row.case], [row for row in rows if row.case]
+
+
+def _aligned(lines: Sequence[tuple[str, ...]], *, right: Container[int]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
         "  ".join(
-            cell.rjust(width) if column in (3, 5, 7) else cell.ljust(width)
+            cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([shown[0], "─" * max(map(len, shown)), *shown[1:], "", verdict(rows)])
+    return "\n".join([shown[0], "─" * max(map(len, shown)), *shown[1:]])
 
 
 def verdict(rows: Sequence[Row]) -> str:
     """Return the sentence that sums it up."""
     bound = [row for row in rows if row.held is not None]
-    missed = [f"{row.subject}: {row.name}" for row in bound if not row.held]
+    missed = [f"{row.subject}: {row.title}" for row in bound if not row.held]
     if not missed:
         return f"All {len(bound)} budgets are held."
     return f"{len(missed)} of {len(bound)} budgets are missed: {'; '.join(missed)}."
@@ -54,10 +68,19 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    lines = [HEADINGS, *map(_cells, rows)]
+    alone, of_cases = _apart(rows)
+    parts = ["# Budgets", verdict(rows), _machine()]
+    if alone:
+        parts.append(_piped([HEADINGS, *map(_cells, alone)]))
+    if of_cases:
+        parts += [retrieval_view.TITLE + ".", _piped(retrieval_view.cells(of_cases))]
+    return "\n\n".join([*parts, "![budgets](bench.png)"]) + "\n"
+
+
+def _piped(lines: Sequence[tuple[str, ...]]) -> str:
     body = [f"| {' | '.join(line)} |" for line in lines]
-    body.insert(1, f"|{'---|' * len(HEADINGS)}")
-    return "\n".join(["# Budgets", "", verdict(rows), "", _machine(), "", *body, "", "![budgets](bench.png)", ""])
+    body.insert(1, f"|{'---|' * len(lines[0])}")
+    return "\n".join(body)
 
 
 def _machine() -> str:
@@ -99,24 +122,33 @@ def _number(value: float) -> str:
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
-    """Three panels: how much of each ceiling is used; floors, and what others reach; ratios held to nothing."""
+    """Four panels: how much of each ceiling is used; floors, and what others reach; times; ratios held to nothing."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    floors = [row for row in rows if row.at_least and row.bounds == "measured"]
-    told = [row for row in rows if row.budget is None and row.ratio is not None]
-    ceilings = [row for row in rows if row.budget is not None and row not in floors]
-    panels = [(draw, shown) for draw, shown in ((_use, ceilings), (_reach, floors), (_compare, told)) if shown]
-    heights = [len(shown) + 3.0 for _, shown in panels]
+    alone, of_cases = _apart(rows)
+    floors = [row for row in alone if _is_floor(row)]
+    # Of each case the recall alone, and what is missed: the table has the rest.
+    floors += [row for row in of_cases if row.held is not None and (row.name == "recall@10" or not row.held)]
+    ceilings = [row for row in alone if row.budget is not None and not _is_floor(row)]
+    told = [row for row in alone if row.budget is None and row.ratio is not None]
+    panels: list[tuple[Callable[[Axes, Sequence[Row]], None], Sequence[Row], list[str], float]] = [
+        (_use, ceilings, _labels(ceilings), 1.0),
+        (_reach, floors, _labels(floors), 1.0),
+        (retrieval_view.draw_times, of_cases, list(retrieval_view.cases(of_cases)), 1.6),
+        (_compare, told, _labels(told), 1.0),
+    ]
+    panels = [panel for panel in panels if panel[1]]
+    heights = [len(labels) * line + 3.0 for _, _, labels, line in panels]
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(13, 0.29 * sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
     )
-    for axis, (draw, shown) in zip(axes[:, 0], panels, strict=True):
+    for axis, (draw, shown, labels, _) in zip(axes[:, 0], panels, strict=True):
         draw(axis, shown)
-        axis.set_yticks(range(len(shown)), [f"{row.subject} · {row.name}" for row in shown], fontsize=9)
-        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.set_yticks(range(len(labels)), labels, fontsize=9)
+        axis.set_ylim(len(labels) - 0.4, -0.6)
         axis.tick_params(length=0)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.grid(axis="x", color="#e8e8e8")
@@ -124,6 +156,14 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     figure.suptitle(f"AgentKit Functions: {verdict(rows).partition(':')[0].rstrip('.')}\n{_machine()}", fontsize=11)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _is_floor(row: Row) -> bool:
+    return row.budget is not None and row.at_least and row.bounds == "measured"
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return [f"{row.subject} · {row.title}" for row in rows]
 
 
 def _use(axis: "Axes", rows: Sequence[Row]) -> None:

@@ -1,11 +1,12 @@
 """Filtered vector search: how much of the exact answer comes back, how many rows, and how fast.
 
-    python -m tests.bench.retrieval [PASSAGES ...]
+    python -m infra bench retrieval
 
 Seeded, clustered vectors in `vecs.passages` of a Postgres of its own. A tenant who holds a share of them writes about
 few topics; half of the questions are about these, half about anything, which is what makes a filtered scan of an index
 end too soon. Asked in the same run on the same table: `passages.find` as that tenant under row-level security, an exact
-scan and vecs' own query, these two as the superuser with the owner as a filter.
+scan and vecs' own query, these two as the superuser with the owner as a filter. The ways take turns, question by
+question. `retrieval_view` shows what comes of it.
 
 Words are used as in any language, the n-th most common one a n-th as often as the first: a question holds two that
 nearly every passage holds and two rare ones, or, as the hardest case of hybrid search, common ones alone.
@@ -18,9 +19,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from uuid import UUID, uuid5
@@ -33,6 +34,7 @@ import vecs
 from agentkit import database, passages, settings
 from agentkit.auth import Caller
 from infra.local.postgres import Postgres
+from tests.bench.row import Row
 
 SIZES = (1_000, 10_000, 100_000)
 SHARES = (0.001, 0.01, 0.1, 1.0)
@@ -51,27 +53,37 @@ WORDS, VOCABULARY, COMMON = 30, 5_000, 8
 RARE = range(500, 2_000)
 # Passages of a document.
 DOCUMENT = 20
+# Our ways of asking, and the one that each is told beside.
+OURS = {"semantic": "vecs", "hybrid": "exact", "common words": "exact", "in a document": ""}
 HNSW = "ix_vector_cosine_ops_hnsw_m16_efc64_agentkit"
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One way of asking, for one tenant."""
+@dataclass(slots=True)
+class Answers:
+    """What one way of asking brought a tenant."""
 
-    passages: int
-    """In the table."""
-    share: float
-    """Of them, the tenant's."""
-    method: str
-    recall: float | None
-    """Mean share of the nearest ten (or all, when there are fewer) that came back; None where nearness is not all."""
-    fewest: float
-    """Rows returned over rows that could be, at the worst question."""
-    p50_ms: float
-    p95_ms: float
+    recalls: list[float] = field(default_factory=list)
+    """Of each question, the share of the nearest ten (or all, when there are fewer) that came back."""
+    returned: list[float] = field(default_factory=list)
+    """Of each question, the rows that came back over those that could."""
+    ms: list[float] = field(default_factory=list)
+
+    @property
+    def recall(self) -> float:
+        """Of the mean question."""
+        return statistics.mean(self.recalls)
+
+    @property
+    def fewest(self) -> float:
+        """Of the worst question, the rows that came back over those that could."""
+        return min(self.returned)
+
+    def percentile(self, percent: int) -> float:
+        """Return the milliseconds within which so many of a hundred questions are answered."""
+        return statistics.quantiles(self.ms, n=100)[percent - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,31 +120,45 @@ class World:
         return {_id(row) for row in rows[np.argsort(-similarity)[:WANTED]]}
 
 
-def run(
-    sizes: Sequence[int] = SIZES, *, shares: Sequence[float] = SHARES, say: Callable[[str], None] = print
-) -> list[Measured]:
-    """Measure every size, share and method; takes some four minutes, most of it building indexes of 100,000."""
-    measured: list[Measured] = []
+def run() -> list[Row]:
+    """Measure every size, share and way; takes some four minutes, most of it building indexes of 100,000."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="agentkit-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         server = Postgres(folder, durable=False)
         server.start()
         try:
-            for size in sizes:
+            for size in SIZES:
                 # One who holds everything leaves no room for others, so that is a table of its own.
-                for together in ([share for share in shares if share < 1], [share for share in shares if share == 1]):
-                    if not together:
-                        continue
+                for together in ([share for share in SHARES if share < 1], [share for share in SHARES if share == 1]):
                     world = _world(size, together)
                     began = time.perf_counter()
                     _fill(server, world)
-                    say(f"{size:,} passages stored and indexed in {time.perf_counter() - began:.0f} s")
+                    print(f"{size:,} passages: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
                     for tenant in world.tenants:
-                        measured += _compare(server, world, tenant)
+                        rows += _rows(f"{tenant.share * 100:g} % of {size:,}", _ask(server, world, tenant))
         finally:
             server.stop()
-    return measured
+    return rows
+
+
+def _rows(case: str, answers: Mapping[str, Answers]) -> list[Row]:
+    def floor(name: str, least: float, measured: float, theirs: float | None = None) -> Row:
+        beside = theirs, "" if theirs is None else "vecs"
+        return Row("retrieval", name, measured, "", QUESTIONS, *beside, least, at_least=True, case=case)
+
+    def took(way: str, other: str, percent: int) -> Row:
+        ours, name = answers[way].percentile(percent), f"{way}, p{percent}"
+        theirs = answers[other].percentile(percent) if other else None
+        return Row("retrieval", name, ours, "ms", QUESTIONS, theirs, other, case=case)
+
+    return [
+        floor("recall@10", 0.95, answers["semantic"].recall, answers["vecs"].recall),
+        floor("recall@10 in a document", 0.95, answers["in a document"].recall),
+        floor("fewest rows", 1.0, min(answers[way].fewest for way in OURS), answers["vecs"].fewest),
+        *(took(way, other, percent) for way, other in OURS.items() for percent in (50, 95)),
+    ]
 
 
 def _world(size: int, shares: Sequence[float]) -> World:
@@ -188,7 +214,8 @@ def _fill(server: Postgres, world: World) -> None:
         connection.execute("vacuum analyze vecs.passages")
 
 
-def _compare(server: Postgres, world: World, tenant: Tenant) -> Iterator[Measured]:
+def _ask(server: Postgres, world: World, tenant: Tenant) -> dict[str, Answers]:
+    """Return what each way brought that tenant."""
     person = Caller(tenant.owner, {"sub": str(tenant.owner), "role": "authenticated"})
     with _environment(server), _vecs(server) as collection, _exact(server) as exact, asyncio.Runner() as loop:
 
@@ -209,38 +236,27 @@ def _compare(server: Postgres, world: World, tenant: Tenant) -> Iterator[Measure
             return [str(found) for found in collection.query(tenant.questions[number], limit=WANTED, filters=mine)]
 
         ways: dict[str, Callable[[int], list[str]]] = {
-            "find, semantic": lambda number: find(number, "", "semantic"),
-            "find, hybrid": lambda number: find(number, tenant.mixed[number], "hybrid"),
-            "find, hybrid, common words": lambda number: find(number, tenant.common[number], "hybrid"),
-            "find, in a document": in_document,
-            "exact scan": lambda number: exact(tenant.owner, tenant.questions[number]),
-            "vecs query": vecs_query,
+            "semantic": lambda number: find(number, "", "semantic"),
+            "hybrid": lambda number: find(number, tenant.mixed[number], "hybrid"),
+            "common words": lambda number: find(number, tenant.common[number], "hybrid"),
+            "in a document": in_document,
+            "exact": lambda number: exact(tenant.owner, tenant.questions[number]),
+            "vecs": vecs_query,
         }
-        for name, ask in ways.items():
-            yield _measure(name, ask, world, tenant)
+        answers = {way: Answers() for way in ways}
+        for ask in ways.values():
+            ask(0)  # connected, and its plan's pages in memory
+        for number, question in enumerate(tenant.questions):
+            for way, ask in ways.items():
+                began = time.perf_counter()
+                found = ask(number)
+                answers[way].ms.append((time.perf_counter() - began) * 1000)
+                rows = tenant.in_document(number) if way == "in a document" else tenant.rows
+                possible = min(WANTED, len(rows))
+                answers[way].recalls.append(len(world.nearest(rows, question).intersection(found)) / possible)
+                answers[way].returned.append(len(found) / possible)
         loop.run(database.close())
-
-
-def _measure(name: str, ask: Callable[[int], list[str]], world: World, tenant: Tenant) -> Measured:
-    recalls, returned, seconds = [], [], []
-    ask(0)  # connected, and its plan's pages in memory
-    for number, question in enumerate(tenant.questions):
-        rows = tenant.in_document(number) if "in a document" in name else tenant.rows
-        possible = min(WANTED, len(rows))
-        began = time.perf_counter()
-        found = ask(number)
-        seconds.append(time.perf_counter() - began)
-        recalls.append(len(world.nearest(rows, question).intersection(found)) / possible)
-        returned.append(len(found) / possible)
-    return Measured(
-        passages=len(world.vectors),
-        share=tenant.share,
-        method=name,
-        recall=None if "hybrid" in name else round(statistics.mean(recalls), 3),
-        fewest=round(min(returned), 2),
-        p50_ms=round(statistics.median(seconds) * 1000, 1),
-        p95_ms=round(statistics.quantiles(seconds, n=20)[-1] * 1000, 1),
-    )
+    return answers
 
 
 @contextmanager
@@ -300,13 +316,3 @@ def _id(row: int) -> str:
 @cache
 def _document(row: int) -> UUID:
     return uuid5(NAMES, f"document {row // DOCUMENT}")
-
-
-if __name__ == "__main__":
-    print(f"{'passages':>9} {'share':>6}  {'method':<26} {'recall@10':>9} {'fewest':>6} {'p50 ms':>7} {'p95 ms':>7}")
-    for each in run([int(size) for size in sys.argv[1:]] or SIZES, say=lambda line: print(line, file=sys.stderr)):
-        recall = "-" if each.recall is None else f"{each.recall:.3f}"
-        print(
-            f"{each.passages:>9,} {each.share:>6.1%}  {each.method:<26} {recall:>9} {each.fewest:>6.2f}"
-            f" {each.p50_ms:>7.1f} {each.p95_ms:>7.1f}"
-        )

@@ -13,7 +13,7 @@ class Row:
     measured: float
     unit: str
     samples: int
-    """How often it was measured; `measured` is their median, or their minimum where the name says so."""
+    """How often it was measured; `measured` is their median, or what the name says it is of them."""
     baseline: float | None = None
     """What `against` took in the same run, in the same unit."""
     against: str = ""
@@ -24,6 +24,13 @@ class Row:
     at_least: bool = False
     """The budget is a floor."""
     aim: float | None = None
+    case: str = ""
+    """Where a subject measures the same of several cases: the one that this is of."""
+
+    @property
+    def title(self) -> str:
+        """Its name, and its case if it has one."""
+        return f"{self.name}, {self.case}" if self.case else self.name
 
     @property
     def ratio(self) -> float | None:
@@ -36,7 +43,7 @@ class Row:
         if self.bounds == "measured":
             return self.measured
         if self.ratio is None:
-            raise ValueError(f"{self.name}: there is nothing to compare with")
+            raise ValueError(f"{self.title}: there is nothing to compare with")
         return self.ratio
 
     @property

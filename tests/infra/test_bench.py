@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from infra import __main__ as cli
 from infra import bench
+from tests.bench import retrieval
 from tests.bench.report import table, verdict, write
+from tests.bench.retrieval_view import cells
 from tests.bench.row import Row
 
 # 600 ms beside 300 ms are twice as much; 0.5 of what has to be at least 0.95 is missed; the last is held to nothing.
@@ -19,6 +22,23 @@ POOR = Row("retrieval", "recall@10", 0.5, "", 40, 0.2, "vecs query", budget=0.95
 FASTER = Row("encoding", "encode", 900.0, "chunks/s", 5, 300.0, "theirs", budget=1.0, bounds="ratio", at_least=True)
 TOLD = Row("chat", "first byte", 5.0, "ms", 60, 2.0, "the model")
 ROWS = [TWICE, SLOW, POOR, FASTER, TOLD]
+# One tenant's retrieval: each figure another, so that one in the wrong place shows.
+OF_A_CASE = [
+    Row("retrieval", name, measured, unit, 40, baseline, case="1 % of 10", budget=budget, at_least=budget is not None)
+    for name, measured, unit, baseline, budget in (
+        ("recall@10", 0.96, "", 0.4, 0.95),
+        ("recall@10 in a document", 0.97, "", None, 0.95),
+        ("fewest rows", 0.9, "", 0.1, 1.0),
+        ("semantic, p50", 2.0, "ms", 6.0, None),
+        ("semantic, p95", 3.0, "ms", 7.0, None),
+        ("hybrid, p50", 4.0, "ms", 8.0, None),
+        ("hybrid, p95", 5.0, "ms", 9.0, None),
+        ("common words, p50", 10.0, "ms", 8.0, None),
+        ("common words, p95", 11.0, "ms", 9.0, None),
+        ("in a document, p50", 12.0, "ms", None, None),
+        ("in a document, p95", 13.0, "ms", None, None),
+    )
+]
 
 Answers = Callable[[list[Row]], None]
 
@@ -28,7 +48,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Answers:
     """The subject `size` comes to these rows; what is written is written elsewhere."""
 
     def measured(rows: list[Row]) -> None:
-        monkeypatch.setitem(bench.SUBJECTS, "size", lambda: rows)
+        monkeypatch.setattr("tests.bench.size.run", lambda: rows)
         monkeypatch.setattr(bench, "FOLDER", tmp_path)
 
     return measured
@@ -81,8 +101,41 @@ def test_the_same_is_written_for_people_for_machines_and_as_a_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_subject_is_measured_by_the_module_of_its_name():
-    assert all(find_spec(f"tests.bench.{subject}") for subject in bench.SUBJECTS)
+def test_what_is_measured_of_each_case_has_one_line_of_its_own():
+    lines = table([TWICE, *OF_A_CASE]).splitlines()
+
+    times = "2.0 / 3.0 4.0 / 5.0 10.0 / 11.0 12.0 / 13.0 8.0 / 9.0 6.0 / 7.0"
+    assert lines[-3].split() == f"✗ 1 % of 10 0.960 / 0.400 0.970 0.900 / 0.100 {times}".split()
+    assert lines[-1] == "1 of 4 budgets are missed: retrieval: fewest rows, 1 % of 10."
+    assert [line for line in lines if "retrieval" in line] == lines[-1:]
+
+
+def test_every_figure_of_a_case_is_written_for_machines(tmp_path):
+    markdown, data, _ = write(OF_A_CASE, tmp_path)
+
+    assert "| ✗ | 1 % of 10 | 0.960 / 0.400 |" in markdown.read_text()
+    assert [row["name"] for row in json.loads(data.read_text())["rows"]] == [row.name for row in OF_A_CASE]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few passages that each search compares all of the tenant's."""
+    monkeypatch.setattr(retrieval, "SIZES", (200,))
+    monkeypatch.setattr(retrieval, "SHARES", (0.1, 1.0))
+
+
+@pytest.mark.usefixtures("small")
+def test_retrieval_is_measured_and_shown_for_each_size_and_share():
+    rows = retrieval.run()
+
+    # What is compared one by one is found: all that is nearest, and no row too few.
+    assert {row.measured for row in rows if row.held is not None} == {1.0}
+    assert [line[:2] for line in cells(rows)[1:]] == [("✓", "10 % of 200"), ("✓", "100 % of 200")]
+
+
+@pytest.mark.parametrize("subject", bench.SUBJECTS)
+def test_every_subject_is_measured_by_the_module_of_its_name(subject):
+    assert get_type_hints(import_module(f"tests.bench.{subject}").run) == {"return": list[Row]}
 
 
 def test_an_unknown_subject_is_refused_by_naming_those_there_are(capsys):
@@ -103,10 +156,10 @@ def test_what_was_measured_is_told_though_the_rest_fails(measured, capsys, monke
         raise RuntimeError("the server has died")
 
     measured([TWICE])
-    monkeypatch.setitem(bench.SUBJECTS, "encoding", fail)
+    monkeypatch.setattr("tests.bench.cold.run", fail)
 
     with pytest.raises(RuntimeError, match="the server has died"):
-        cli.main(["bench", "size", "encoding"])
+        cli.main(["bench", "size", "cold"])
     assert verdict([TWICE]) in capsys.readouterr().out
 
 
