@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from agentkit import telemetry
 from agentkit.auth import Caller
-from agentkit.errors import Invalid, Problem, Unavailable
+from agentkit.errors import Forbidden, Invalid, Problem, Unavailable
 from agentkit.settings import DatabaseSettings, load
 
 if TYPE_CHECKING:
@@ -173,21 +173,21 @@ async def _transaction(
 async def _turn(database: Database) -> AsyncIterator["AsyncConnection[Row]"]:
     """Lend the connection to one task at a time, for a bounded time; failures come out as the problems they mean."""
     link = _links.setdefault((database, asyncio.get_running_loop()), _Link())
-    async with link.turn:
-        limit = asyncio.timeout(TIME_LIMIT_SECONDS)
-        connection = None
-        try:
-            async with limit:
+    limit = asyncio.timeout(TIME_LIMIT_SECONDS)
+    try:
+        async with limit, link.turn:
+            connection = None
+            try:
                 connection = await _reusable(link) or await _connect(database)
                 yield connection
-        except BaseException as error:
-            problem = _problem(error, too_late=limit.expired())
-            if problem is None:
-                raise
-            raise problem from error
-        finally:
-            if connection is not None:
-                await _give_back(link, connection)
+            finally:
+                if connection is not None:
+                    await _give_back(link, connection)
+    except BaseException as error:
+        problem = _problem(error, too_late=limit.expired())
+        if problem is None:
+            raise
+        raise problem from error
 
 
 async def _connect(database: Database) -> "AsyncConnection[Row]":
@@ -310,4 +310,7 @@ def _problem(error: BaseException, *, too_late: bool) -> Problem | None:
     # UnicodeEncodeError: half of a surrogate pair, which psycopg cannot send.
     if isinstance(error, psycopg.DataError | UnicodeEncodeError):
         return Invalid("A value of the request cannot be stored.")
+    # Only a policy's `with check` is the caller's; the same error for a missing grant is ours.
+    if isinstance(error, psycopg.errors.InsufficientPrivilege) and error.diag.source_function == "ExecWithCheckOptions":
+        return Forbidden("You are not allowed to make this change.")
     return None

@@ -80,7 +80,7 @@ class ModelSettings(Settings):
     openai_base_url: str = "https://api.openai.com/v1"
     """Any server of the OpenAI protocol."""
     chat_timeout_seconds: float = Field(60, gt=0)
-    """Longest silence of the model before it counts as down."""
+    """Longest silence of the model before a request counts as failed; up to three are made."""
     chat_max_output_tokens: int = Field(2_048, gt=0)
     chat_max_steps: int = Field(6, gt=0)
     """Model calls in one run at most."""

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from agentkit import database, settings, telemetry
-from agentkit.errors import Invalid, Unavailable
+from agentkit.errors import Forbidden, Invalid, Unavailable
 from tests.parts.distance import distance_to
 from tests.parts.people import ADA, BOB, caller
 
@@ -155,6 +155,12 @@ async def test_statements_fetched_together_take_effect_together_or_not_at_all():
     assert await database.fetch(caller(ADA), "select id from agentkit.conversations") == []
 
 
+async def test_a_row_that_a_policy_refuses_is_a_403():
+    insert = "insert into agentkit.conversations (owner, id) values (%s, 'hers')"
+    with pytest.raises(Forbidden):
+        await database.fetch(caller(BOB), insert, [ADA.id])
+
+
 async def test_the_functions_login_cannot_become_the_service():
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         async with database.service_transaction("look at everything"):
@@ -258,6 +264,14 @@ async def test_a_connection_that_has_rested_long_is_asked_first_and_replaced_whe
     await far.swallowed.wait()
     far.swallows = False
     assert await asking != first
+
+
+async def test_the_wait_for_ones_turn_is_within_the_limit(monkeypatch):
+    async with database.transaction(caller(ADA)):
+        monkeypatch.setattr(database, "TIME_LIMIT_SECONDS", 0.05)
+        with pytest.raises(Unavailable) as refused:
+            await database.fetch(caller(BOB), "select 1")
+    assert refused.value.code == "database_timeout"
 
 
 async def test_a_network_that_swallows_everything_is_a_503_in_time(far, monkeypatch):
