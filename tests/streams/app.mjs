@@ -16,7 +16,13 @@ const supabase = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { 
 const authorization = async () => ({
   Authorization: `Bearer ${(await supabase.auth.getSession()).data.session?.access_token}`,
 });
-const transport = new DefaultChatTransport({ api: `${base}/v1/chat`, headers: authorization });
+const transport = new DefaultChatTransport({
+  api: `${base}/v1/chat`,
+  headers: authorization,
+  prepareSendMessagesRequest: ({ id, messages, trigger, messageId }) => ({
+    body: { id, message: messages.at(-1), trigger, messageId },
+  }),
+});
 const failures = [];
 
 const say = (value) => console.log(JSON.stringify(value));
@@ -72,6 +78,7 @@ const scenarios = {
     await later.resumeStream();
     const unchanged = JSON.stringify(later.messages) === JSON.stringify(found);
     await later.sendMessage({ text: "Who says so?" });
+    await later.regenerate();
     return { messages: chat.messages, found, unchanged, later: later.messages, status: later.status };
   },
 
