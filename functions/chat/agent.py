@@ -197,7 +197,9 @@ def _agent() -> "CompiledStateGraph[Any, Any, Any, Any]":
     fallback = load(ModelSettings).chat_fallback_model
 
     def replaced() -> None:
-        _consultation.get().usage.model = fallback or ""
+        consultation = _consultation.get()
+        consultation.usage.model = fallback or ""
+        consultation.heard = False  # what the first one had begun
 
     attempts = Attempts(
         llm.chat_model(fallback) if fallback else None, said=lambda: _consultation.get().said, replaced=replaced

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal
 
-from agentkit import llm
+from agentkit import llm, settings
 from agentkit.ui_writer import StreamWriter
 from functions.chat import agent
 from tests.parts.model import ScriptedModel, says
@@ -63,3 +63,14 @@ def test_an_answer_that_its_provider_does_not_stream_arrives_whole(
     assert [frame for frame in frames if "It ends in 2027." in frame]
     assert deltas(frames) == 1
     assert (usage.input_tokens, usage.output_tokens) == (11, 7)
+
+
+def test_a_fallback_that_is_not_streamed_is_heard_where_the_first_model_broke_off(
+    model: ScriptedModel, asked: Any, answered: Answered, monkeypatch: pytest.MonkeyPatch
+):
+    fallback = asked.model_copy(update={"streaming": False})
+    monkeypatch.setattr(llm, "chat_model", lambda name=None: fallback if name else asked)
+    monkeypatch.setenv("CHAT_FALLBACK_MODEL", "openai:other")
+    settings.forget()
+    model.will(says("Never heard.", cut_after=0), says("It ends in 2027."))
+    assert [frame for frame in answered(llm.Usage()) if "It ends in 2027." in frame]
