@@ -406,6 +406,14 @@ def test_a_document_for_everyone_is_read_by_all_and_changed_by_its_owner_alone(a
     assert problem(ask(BOB, "POST", f"/v1/documents/{document_id}/ingest")) == (404, "not_found")
 
 
+def test_who_is_no_longer_an_admin_has_nothing_read_to_everyone(ask, uploaded, rows, messages):
+    document_id = uploaded(ADA)
+    rows("update agentkit.documents set audience = 'everyone'")
+    assert problem(ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")) == (403, "forbidden")
+    assert rows("select * from agentkit.jobs") == []
+    assert messages() == []
+
+
 def test_an_admin_whose_session_has_ended_gives_nothing_to_everyone(ask, supabase):
     supabase.ended.add("5a30b3f6-0c9b-4f9e-9a5e-3f1d3c8e2b11")
     answer = ask(ADMIN, "POST", "/v1/documents", json={**LEASE, "audience": "everyone"})
