@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 
-MEDIA_TYPES = {".pdf": "application/pdf", ".md": "text/markdown", ".txt": "text/plain", ".html": "text/html"}
+MEDIA_TYPES = {".pdf": "application/pdf", ".md": "text/markdown"}
 INGEST_SECONDS = 120.0
-POLL_SECONDS = 0.2
+# Soon at first, then at half of what the function lets one caller ask in a minute.
+FIRST_POLL_SECONDS, POLL_SECONDS = 0.2, 1.0
 
 
 @dataclass
@@ -25,8 +26,6 @@ class Answer:
     """In how many the text came; a model's stream has one for each token."""
     citations: list[dict[str, Any]] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
-    searches: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     first_byte: float = 0.0
     first_token: float = 0.0
@@ -38,7 +37,6 @@ class Person:
     """Someone signed in at Supabase, talking to the functions over HTTP."""
 
     def __init__(self, environment: Mapping[str, str], name: str) -> None:
-        self.name = name
         answer = httpx.post(
             f"{environment['SUPABASE_URL']}/auth/v1/token",
             params={"grant_type": "password"},
@@ -71,10 +69,11 @@ class Person:
         """Say whether this person can read that document."""
         return self._http.get(f"/v1/documents/{document_id}").is_success
 
-    def upload(self, file: Path, title: str) -> dict[str, Any]:
+    def upload(self, file: Path, title: str, failure: Callable[[], str | None]) -> dict[str, Any]:
         """Upload a file the way a browser does, have it ingested, and return the document once it is ready.
 
-        Raises RuntimeError with the document's own error when it cannot be read, or when it takes too long.
+        Raises RuntimeError with the document's own error when it cannot be read, when it takes too long, and as soon
+        as `failure()` gives a reason why it will not be read.
         """
         content = file.read_bytes()
         new = {
@@ -88,13 +87,17 @@ class Person:
         httpx.request(upload["method"], upload["url"], headers=upload["headers"], content=content).raise_for_status()
         self._call("POST", f"/v1/documents/{created['id']}/ingest")
         deadline = time.monotonic() + INGEST_SECONDS
+        pause_seconds = FIRST_POLL_SECONDS
         while time.monotonic() < deadline:
             document = self._call("GET", f"/v1/documents/{created['id']}")
             if document["status"] == "ready":
                 return document
             if document["status"] == "failed":
                 raise RuntimeError(f"{file.name}: {document['error']}")
-            time.sleep(POLL_SECONDS)
+            if reason := failure():
+                raise RuntimeError(reason)
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, POLL_SECONDS)
         raise RuntimeError(f"{file.name} was not ready within {INGEST_SECONDS:g} s.")
 
     def search(self, text: str) -> list[dict[str, Any]]:
@@ -137,13 +140,9 @@ def _take(answer: Answer, chunk: dict[str, Any], now: float, on_text: Callable[[
             answer.text += chunk["delta"]
             answer.pieces += 1
             on_text(chunk["delta"])
-        case "tool-input-available":
-            answer.searches.append(str(chunk["input"].get("query", "")))
         case "source-document":
             answer.sources.append(chunk)
         case "data-citation":
             answer.citations.append(chunk["data"])
         case "error":
             answer.errors.append(chunk["errorText"])
-    if metadata := chunk.get("messageMetadata"):
-        answer.metadata.update(metadata)

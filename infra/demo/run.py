@@ -9,8 +9,8 @@ import json
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import httpx
 
 from infra.demo import show
 from infra.demo.client import Answer, Person
+from infra.local.part import PartFailed
 from infra.local.stack import FOLDER, Stack, running_environment
 
 HERE = Path(__file__).parent
@@ -60,84 +61,97 @@ def main(folder: Path = FOLDER, script: Path = QUESTIONS) -> int:
     """Run the demonstration; 0 when all of it held, 1 when something did not, 130 when someone ended it."""
     report = Report()
     try:
-        with _stack(folder) as (environment, still_up):
-            demonstrate(environment, report, folder, script)
+        with _stack(folder) as (environment, own):
+            demonstrate(environment, report, folder, script, own.failure if own else lambda: None)
     except KeyboardInterrupt:
         print("\nStopped.")
         return 130
     except (RuntimeError, httpx.HTTPError) as error:
-        # A part that did not start, a document that could not be read, a stack that went away meanwhile.
+        # A part that did not start or has died, a document that could not be read, a stack that went away meanwhile.
         print(f"\nThe demonstration could not go on. {error}", file=sys.stderr)
         return 1
     held = len(report.checks) - len(report.failed)
     print(f"\n{held} of {len(report.checks)} checks held." + "".join(f"\n  ✗ {claim}" for claim in report.failed))
     if not report.failed:
-        show.next_steps(environment, folder, still_up=still_up)
+        show.next_steps(environment, folder, still_up=own is None)
     return 1 if report.failed else 0
 
 
-def demonstrate(environment: Mapping[str, str], report: Report, folder: Path, script: Path) -> None:
-    """Go through the whole of it against a running stack."""
+def demonstrate(
+    environment: Mapping[str, str], report: Report, folder: Path, script: Path, failure: Callable[[], str | None]
+) -> None:
+    """Go through the whole of it against a running stack; `failure` says why a part of it has ended."""
     read = tomllib.loads(script.read_text())
     titles: dict[str, str] = read["documents"]
     questions = [Question(**each) for each in read["questions"]]
-    ada, bob = Person(environment, "ada"), Person(environment, "bob")
-    for document in ada.documents():
-        if titles.get(document["filename"]) == document["title"]:
-            ada.forget(document["id"])
+    with closing(Person(environment, "ada")) as ada, closing(Person(environment, "bob")) as bob:
+        for document in ada.documents():
+            if titles.get(document["filename"]) == document["title"]:
+                ada.forget(document["id"])
 
-    print("\nAda uploads her documents.")
-    documents = {}
-    for filename, title in titles.items():
-        began = time.perf_counter()
-        document = documents[filename] = ada.upload(HERE / "documents" / filename, title)
-        pages = f"{document['pages']} pages, " if document["pages"] else ""
-        print(f"  {filename}: {pages}{document['passages']} passages, ready in {time.perf_counter() - began:.1f} s")
-        report.check(f"{filename} has passages", holds=document["passages"] > 0)
+        print("\nAda uploads her documents.")
+        documents = {}
+        for filename, title in titles.items():
+            began = time.perf_counter()
+            document = documents[filename] = ada.upload(HERE / "documents" / filename, title, failure)
+            pages = f"{document['pages']} pages, " if document["pages"] else ""
+            print(f"  {filename}: {pages}{document['passages']} passages, ready in {time.perf_counter() - began:.1f} s")
+            report.check(f"{filename} has passages", holds=document["passages"] > 0)
 
-    answers = []
-    for question in questions:
-        print(f"\nAda: {question.text}")
-        prose = show.Prose()
-        answer = ada.ask(question.text, prose.add)
-        prose.end()
-        show.citations(answer)
-        _check_answer(answer, question, documents[question.document]["id"], report)
-        answers.append(answer)
+        answers = []
+        for question in questions:
+            print(f"\nAda: {question.text}")
+            prose = show.Prose()
+            answer = ada.ask(question.text, prose.add)
+            prose.end()
+            show.citations(answer)
+            _check_answer(answer, question, documents[question.document]["id"], report)
+            answers.append(answer)
 
-    print("\nBob asks the same, about documents that are not his.")
-    for question in questions:
-        stranger = bob.ask(question.text, lambda _: None)
-        claim = f"Bob gets nothing of Ada's for {question.text!r}"
-        holds = not stranger.sources and not stranger.citations and question.must_contain not in stranger.text
-        report.check(claim, holds=holds and not bob.search(question.text))
-        print(f"  {question.text} → {len(stranger.sources)} sources, {len(stranger.citations)} citations")
-    for filename, document in documents.items():
-        report.check(f"Bob cannot read {filename}", holds=not bob.sees(document["id"]))
+        print("\nBob asks the same, about documents that are not his.")
+        for question in questions:
+            stranger = bob.ask(question.text, lambda _: None)
+            claim = f"Bob gets nothing of Ada's for {question.text!r}"
+            holds = not stranger.sources and not stranger.citations and question.must_contain not in stranger.text
+            report.check(claim, holds=holds and not bob.search(question.text))
+            print(f"  {question.text} → {len(stranger.sources)} sources, {len(stranger.citations)} citations")
+        for filename, document in documents.items():
+            report.check(f"Bob cannot read {filename}", holds=not bob.sees(document["id"]))
 
-    log = folder / "logs" / "chat.log"
-    rows = [
-        (question.text, answer, _round_trips(log, answer.request_id))
-        for question, answer in zip(questions, answers, strict=True)
-    ]
-    show.table(rows, model=environment["CHAT_MODEL"])
-    for person in (ada, bob):
-        person.close()
+        log = folder / "logs" / "chat.log"
+        rows = [
+            (question.text, answer, _round_trips(log, answer.request_id))
+            for question, answer in zip(questions, answers, strict=True)
+        ]
+        show.table(rows, model=environment["CHAT_MODEL"])
 
 
 @contextmanager
-def _stack(folder: Path) -> Iterator[tuple[Mapping[str, str], bool]]:
-    """The environment of the stack that runs already, or of one started for the occasion; and whether it stays up."""
+def _stack(folder: Path) -> Iterator[tuple[Mapping[str, str], Stack | None]]:
+    """The environment of the stack that runs already, or of one started for the occasion; and this one.
+
+    Raises PartFailed in the end when a part of it has died: whatever else went wrong then came of that.
+    """
     running = running_environment(folder)
     if running is not None:
         print(f"Using the stack that is running at {running['AGENTKIT_URL']}.")
-        yield running, True
+        yield running, None
         return
     print("Starting the local stack …", flush=True)
     began = time.perf_counter()
     with Stack(folder) as stack:
         print(f"Ready in {time.perf_counter() - began:.1f} s at {stack.environment['AGENTKIT_URL']}.")
-        yield stack.environment, False
+        try:
+            yield stack.environment, stack
+        except (RuntimeError, httpx.HTTPError) as error:
+            _check_parts(stack, error)
+            raise
+        _check_parts(stack)
+
+
+def _check_parts(stack: Stack, error: Exception | None = None) -> None:
+    if reason := stack.failure():
+        raise PartFailed(reason) from error
 
 
 def _check_answer(answer: Answer, question: Question, document_id: str, report: Report) -> None:

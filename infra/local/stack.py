@@ -127,11 +127,13 @@ class Stack:
 
     def watch(self, interval_seconds: float = 0.5) -> None:
         """Return never while all parts run; raises PartFailed, naming the one that died, when one does."""
-        while True:
-            for part in self._parts:
-                if reason := part.failure():
-                    raise PartFailed(reason)
+        while (reason := self.failure()) is None:
             time.sleep(interval_seconds)
+        raise PartFailed(reason)
+
+    def failure(self) -> str | None:
+        """Why a part is not running any more, or None while all run."""
+        return next((reason for part in self._parts if (reason := part.failure())), None)
 
     def _stop_parts(self) -> None:
         with contextlib.ExitStack() as stopping:  # the last first, and each though another's stop fails

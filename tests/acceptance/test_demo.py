@@ -1,7 +1,14 @@
 """The demonstration's exit code is its verdict: everything held, or something that it names did not."""
 
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+
 from infra.demo.run import QUESTIONS, main
-from infra.local.stack import OWN_MODEL
+from infra.local.stack import OWN_MODEL, running_environment
+from tests.parts.chat import eventually
 from tests.parts.model import looks_it_up
 from tests.parts.postgres import open_folder
 
@@ -14,6 +21,17 @@ text = "When does the lease end?"
 document = "harbour-street-lease.md"
 must_contain = "a unicorn"
 """
+
+
+def kill_embedder(folder):
+    """End the embedder of the stack that was started there."""
+    environment = running_environment(folder)
+    assert environment is not None
+    port = environment["EMBEDDING_BASE_URL"].split(":")[-1].partition("/")[0]
+    command = ["infra.local.embedder_server", port]
+    embedder = next(each for each in psutil.Process().children() if each.cmdline()[-2:] == command)
+    embedder.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, embedder.pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_all_of_it_holds_against_a_stack_of_its_own_with_the_local_model(monkeypatch, capsys):
@@ -54,3 +72,33 @@ def test_a_stack_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch
         "\nThe demonstration could not go on. OPENAI_BASE_URL is set: set CHAT_MODEL as well, such as "
         "openai:the-model-it-serves.\n"
     )
+
+
+def test_a_part_that_dies_before_the_documents_are_read_is_named(model, capsys):
+    def kill_once_it_is_up(folder):
+        eventually((folder / "env").exists)
+        kill_embedder(folder)
+
+    with open_folder() as folder, ThreadPoolExecutor() as others:
+        killing = others.submit(kill_once_it_is_up, folder)
+        assert main(folder, QUESTIONS) == 1
+        killing.result()
+    said = capsys.readouterr().err
+    assert said.startswith("\nThe demonstration could not go on. embedder ended with status -9.\n")
+
+
+def test_a_part_that_dies_while_a_question_is_answered_is_named(model, tmp_path, capsys):
+    script = tmp_path / "questions.toml"
+    script.write_text(ONE_QUESTION)
+    with open_folder() as folder:
+
+        def kill_and_search(asked):
+            if not model.asked[1:]:
+                kill_embedder(folder)
+            return looks_it_up("The lease ends on 30 September 2027.")(asked)
+
+        model.otherwise = kill_and_search
+        assert main(folder, script) == 1
+    said = capsys.readouterr()
+    assert "✗ it cites harbour-street-lease.md" in said.out
+    assert said.err.startswith("\nThe demonstration could not go on. embedder ended with status -9.\n")
