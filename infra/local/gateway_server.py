@@ -11,12 +11,13 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,16 @@ from infra.local.poller import poll
 from infra.local.runtime_api import PRELUDE_END, FunctionFailed, Invocation
 
 LARGEST_BODY = 6 * 1024 * 1024
+WATCHED = [ROOT / "functions", ROOT / "shared"]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 TEXT_TYPES = ("text/", "application/json", "application/x-www-form-urlencoded")
 # Of the connection between two machines, and no business of the response's.
 HOP_BY_HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+
+log = logging.getLogger(__name__)
+
+Background = Callable[[Lambdas], Coroutine[Any, Any, None]]
+"""Work that goes on beside the answers."""
 
 
 class Gateway:
@@ -191,21 +198,23 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
-async def _renew_on_change(lambdas: Lambdas) -> None:
+async def renew_on_change(lambdas: Lambdas, folders: Sequence[Path] = WATCHED) -> None:
+    """Have the functions run their code as it is now, whenever a Python file in those folders changes."""
     import watchfiles
 
-    async for _ in watchfiles.awatch(ROOT / "functions", ROOT / "shared", watch_filter=watchfiles.PythonFilter()):
+    async for _ in watchfiles.awatch(*folders, watch_filter=watchfiles.PythonFilter()):
         lambdas.renew()
 
 
-def create_app(lambdas: Lambdas, *, background: bool = True) -> Starlette:
-    """Return the gateway; with `background` it polls the queue, warms the functions and watches the code."""
+def create_app(lambdas: Lambdas, *background: Background) -> Starlette:
+    """Return the gateway, with that work in its background."""
     gateway = Gateway(lambdas)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        work = [lambdas.warm(), _renew_on_change(lambdas), poll(lambdas, os.environ)] if background else []
-        tasks = [asyncio.create_task(each) for each in work]
+        tasks = [asyncio.create_task(work(lambdas)) for work in background]
+        for task in tasks:
+            task.add_done_callback(_tell_its_failure)
         yield
         for task in tasks:
             task.cancel()
@@ -224,9 +233,20 @@ def create_app(lambdas: Lambdas, *, background: bool = True) -> Starlette:
     )
 
 
+def _tell_its_failure(task: asyncio.Task[None]) -> None:
+    # At once: until the gateway stops nobody else asks how its background fares.
+    if not task.cancelled() and (error := task.exception()):
+        log.error("background.ended", exc_info=error)
+
+
 if __name__ == "__main__":
     uvicorn.run(
-        create_app(Lambdas(os.environ, Path(sys.argv[2]))),
+        create_app(
+            Lambdas(os.environ, Path(sys.argv[2])),
+            Lambdas.warm,
+            renew_on_change,
+            lambda lambdas: poll(lambdas, os.environ),
+        ),
         host=LOOPBACK,
         port=int(sys.argv[1]),
         log_level="warning",

@@ -1,13 +1,17 @@
 """What a browser gets through the local gateway is what a function URL would give it."""
 
 import socket
+import uuid
 from contextlib import AbstractContextManager
+from functools import partial
 
 import httpx
 import pytest
 
+from infra.local.gateway_server import renew_on_change
 from infra.local.part import LOOPBACK
-from tests.parts.gateway import SampleGateway
+from tests.parts.chat import eventually
+from tests.parts.gateway import SampleGateway, Serve
 from tests.parts.runtime_api import Gate
 
 
@@ -137,3 +141,23 @@ def test_a_websocket_is_refused(samples: SampleGateway):
         )
         # Answered as the plain request that it is beside.
         assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+def test_a_changed_file_has_the_functions_run_their_code_anew(serve_samples: Serve, tmp_path):
+    with serve_samples(None, partial(renew_on_change, folders=[tmp_path])) as samples:
+        before = samples.get("/v1/stream/seen").json()["pid"]
+
+        def changed() -> bool:
+            # Again and again: the watcher may only be starting.
+            (tmp_path / "app.py").write_text(uuid.uuid4().hex)
+            return bool(samples.get("/v1/stream/seen").json()["pid"] != before)
+
+        assert eventually(changed)
+
+
+def test_work_in_the_background_that_fails_is_told_at_once(serve_samples: Serve, caplog):
+    async def fail(_: object) -> None:
+        raise OSError("the disk is full")
+
+    with serve_samples(None, fail):
+        assert eventually(lambda: "the disk is full" in caplog.text)

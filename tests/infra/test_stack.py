@@ -289,6 +289,8 @@ def test_the_real_stack_answers_is_one_to_a_checkout_and_ends_on_ctrl_c(folder, 
     health = httpx.get(f"{environment['AGENTKIT_URL']}/v1/health", timeout=60)
     assert health.status_code == 200, health.text
     assert environment["AGENTKIT_URL"] in dev.said
+    for page in ("/docs", "/openapi.json"):
+        assert httpx.get(f"{environment['AGENTKIT_URL']}{page}", timeout=60).status_code == 200
 
     second = subprocess.run(
         [sys.executable, "-c", DEV, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -9,7 +9,7 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from infra.functions import ROOT, Function
-from infra.local.gateway_server import create_app
+from infra.local.gateway_server import Background, create_app
 from infra.local.lambdas import Lambdas, Limits
 from infra.local.part import LOOPBACK
 from tests.parts.served import serving
@@ -46,10 +46,10 @@ def serve_samples(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFacto
     """Serve the sample functions for a while, with limits of the test's choosing."""
 
     @contextmanager
-    def serve(limits: Limits | None = None) -> Iterator[SampleGateway]:
+    def serve(limits: Limits | None = None, *background: Background) -> Iterator[SampleGateway]:
         logs = tmp_path_factory.mktemp("gateway")
         lambdas = Lambdas({"PYTHONPATH": str(ROOT), "ADMIN_SECRET": "no"}, logs, SAMPLES, limits)
-        app = create_app(lambdas, background=False)
+        app = create_app(lambdas, *background)
         with serving(app, portal) as port, SampleGateway(port, lambdas, logs, portal) as client:
             yield client
 
