@@ -65,12 +65,13 @@ def _migrate_options(parser: argparse.ArgumentParser) -> None:
 def _package(options: argparse.Namespace) -> int:
     from infra.package import main as package
 
-    return package(options.functions, options.architecture)
+    return package(options.functions, options.architecture, options.interpreter)
 
 
 def _package_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("functions", nargs="*", metavar="FUNCTION", help="all when none is named")
     parser.add_argument("--architecture", choices=["x86_64", "arm64"], default="x86_64")
+    parser.add_argument("--interpreter", help="a Python of the functions' version, to compile them; else one on PATH")
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from dataclasses import dataclass, replace
 from importlib.metadata import distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from infra import package
 from infra.functions import Function, declared
 from infra.locks import pinned_here, requirements_of
-from infra.package import WRAPPER, build, downloaded, installed, installed_bytes
+from infra.package import WRAPPER, build, downloaded, installed, installed_bytes, unpacked_bytes
 from tests.parts.emulator import streaming_command
 from tests.parts.people import ISSUER, jwks
 from tests.parts.runtime_api import url_event
@@ -29,6 +30,7 @@ FUNCTIONS = {function.name: function for function in declared()}
 # One that is light, the one that streams, and the one that carries most.
 BUILT = ["search", "chat", "worker"]
 DOCUMENT = url_event("/v1/search/openapi.json")
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 # As /var/task is.
 ONLY_READ = {"PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -63,7 +65,7 @@ def built(tmp_path_factory):
     def make(name):
         if name not in ready:
             folder = tmp_path_factory.mktemp(f"zip-of-{name}")
-            build(FUNCTIONS[name], installed, folder / "function.zip")
+            build(FUNCTIONS[name], installed, folder / "function.zip", python=sys.executable)
             unpack(folder / "function.zip", folder / "task")
             ready[name] = Unpacked(FUNCTIONS[name], folder / "function.zip", folder / "task")
         return ready[name]
@@ -83,7 +85,8 @@ def small(tmp_path):
     function = Small("small")
     function.folder.mkdir()
     (function.folder / "app.py").write_text("def handler(event, context):\n    return event\n")
-    pin = f"mangum=={distribution('mangum').version}"
+    # Of those whose bytecode differs from build to build when several processes share the work (Python 3.12, 3.13).
+    pin = f"langchain-core=={distribution('langchain-core').version}"
     requirements_of(function).write_text(f"{pin} \\\n    --hash=sha256:{'0' * 64}\n")
     return function
 
@@ -119,9 +122,12 @@ def test_a_functions_zip_stays_within_its_budget(function):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_the_size_that_the_budgets_hold_is_that_of_the_zip(built, name):
-    in_zip = sum(entry.file_size for entry in built(name).entries)
+    plain, whole = unpacked_bytes(built(name).archive)
+    assert whole == sum(file.stat().st_size for file in built(name).folder.rglob("*") if file.is_file())
     # The fast sum counts our Python files alone: the wrapper, `py.typed` and `functions/__init__.py` are the rest.
-    assert abs(in_zip - installed_bytes(FUNCTIONS[name])) < 10_000
+    assert abs(plain - installed_bytes(FUNCTIONS[name])) < 10_000
+    # Here a module's bytecode names where the module is installed, there its place in /var/task.
+    assert installed_bytes(FUNCTIONS[name], bytecode=True) == pytest.approx(whole, rel=0.01)
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -131,16 +137,41 @@ def test_the_same_input_gives_the_same_bytes(small, tmp_path, streams):
         # Neither the time, nor the place, nor who may read it here is part of the input.
         (small.folder / "app.py").chmod(mode)
         os.utime(small.folder / "app.py", (mode, mode))
-        build(replace(small, streams=streams), installed, archive)
+        build(replace(small, streams=streams), installed, archive, python=sys.executable)
     digests = {hashlib.sha256(archive.read_bytes()).hexdigest() for archive in archives}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_each_modules_bytecode_lies_beside_it(built, name):
+    names = {entry.filename for entry in built(name).entries}
+    modules = {each for each in names if each.endswith(".py")}
+    assert {each for each in names if each.endswith(".pyc")} == set(map(cache_from_source, modules))
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_bytecode_names_its_module_in_var_task_and_is_never_checked(built, name):
+    folder = built(name).folder
+    # PEP 552: after the magic number 32 bits, the first for a hash of the source, the second for its check.
+    unchecked = (0b01).to_bytes(4, "little")
+    faults = []
+    for module in folder.rglob("*.py"):
+        place = module.relative_to(folder).as_posix()
+        compiled = Path(cache_from_source(module)).read_bytes()
+        if (
+            compiled[4:8] != unchecked
+            or f"/var/task/{place}".encode() not in compiled
+            or bytes(folder.parent) in compiled
+        ):
+            faults.append(place)
+    assert faults == []
 
 
 @pytest.mark.parametrize("name", BUILT)
 def test_a_zip_holds_its_own_function_the_library_and_the_locked_packages(built, name):
     names = {entry.filename for entry in built(name).entries}
     ours = {path.split("/")[1] for path in names if path.startswith("functions/")}
-    assert ours == {"__init__.py", name}
+    assert ours == {"__init__.py", "__pycache__", name}
     assert "agentkit/runtime.py" in names
     packages = {path.split("-")[0].lower().replace("_", "-") for path in names if ".dist-info/METADATA" in path}
     assert packages == {each.replace(".", "-") for each in pinned_here(requirements_of(FUNCTIONS[name]))}
@@ -148,12 +179,10 @@ def test_a_zip_holds_its_own_function_the_library_and_the_locked_packages(built,
 
 @pytest.mark.parametrize("name", BUILT)
 def test_a_zip_holds_nothing_that_only_a_workshop_needs(built, name):
-    folders = {"tests", "__pycache__", "infra", "bin", ".venv", ".local"}
+    folders = {"tests", "infra", "bin", ".venv", ".local"}
     files = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "requirements.txt"}
     paths = [Path(entry.filename) for entry in built(name).entries]
-    assert [
-        path for path in paths if folders & set(path.parts[:-1]) or path.name in files or path.suffix == ".pyc"
-    ] == []
+    assert [path for path in paths if folders & set(path.parts[:-1]) or path.name in files] == []
 
 
 def test_a_secret_beside_the_code_stays_at_home(small, tmp_path):
@@ -161,7 +190,7 @@ def test_a_secret_beside_the_code_stays_at_home(small, tmp_path):
     (small.folder / ".cache").mkdir()
     (small.folder / ".cache" / "token").write_text("secret")
     (small.folder / "query.sql").write_text("select 1")
-    build(small, installed, tmp_path / "small.zip")
+    build(small, installed, tmp_path / "small.zip", python=None)
     with zipfile.ZipFile(tmp_path / "small.zip") as archive:
         assert [each for each in archive.namelist() if each.startswith("functions/small")] == [
             "functions/small/app.py",
@@ -199,6 +228,20 @@ def test_a_handler_loads_from_nothing_but_its_zip(built, name):
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.stderr == b""
     assert json.loads(done.stdout.splitlines()[-1]) == [True, str(folder / "agentkit" / "__init__.py")]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_cold_start_compiles_no_module(built, name):
+    program = (
+        "import importlib.machinery, sys\n"
+        "def refuse(loader, data, path, **_): raise AssertionError(f'{path} is compiled')\n"
+        "importlib.machinery.SourceFileLoader.source_to_code = refuse\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "importlib.import_module(sys.argv[2])\n"
+    )
+    zip_ = built(name)
+    command = [sys.executable, "-I", "-S", "-B", "-c", program, zip_.folder, f"functions.{name}.app"]
+    assert subprocess.run(command, capture_output=True, check=False).stderr == b""
 
 
 @pytest.mark.parametrize(
@@ -261,40 +304,122 @@ def test_packages_are_fetched_by_hash_for_lambdas_python_and_processor(monkeypat
 
 
 @pytest.fixture
-def cli(monkeypatch, tmp_path, capsys):
-    """Build by name, of packages as they are installed here; returns the status, what was printed, and complaints."""
-    monkeypatch.setattr(package, "BUILD", tmp_path)
+def cli(monkeypatch, small, tmp_path, capsys):
+    """Build the one function by name, for this Python; returns the status, what was printed, and complaints."""
+    monkeypatch.setattr(package, "declared", lambda: [small])
+    monkeypatch.setattr(package, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(package, "TARGET_PYTHON", HERE)
     monkeypatch.setattr(package, "downloaded", lambda _: installed)
 
-    def run(*names):
-        status = package.main(list(names), "x86_64")
+    def run(*names, interpreter=None):
+        status = package.main(list(names), "x86_64", interpreter)
         return status, *capsys.readouterr()
 
     return run
 
 
+@pytest.fixture
+def on_path(monkeypatch, tmp_path):
+    """Put a command of that name, a shell script, before all others."""
+
+    def put(name, script):
+        folder = tmp_path / "commands"
+        folder.mkdir(exist_ok=True)
+        command = folder / name
+        command.write_text(f"#!/bin/sh\n{script}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        return str(command)
+
+    return put
+
+
+def compiled_modules(archive):
+    """Return which of our own modules have bytecode in that zip."""
+    with zipfile.ZipFile(archive) as zipped:
+        return {name for name in zipped.namelist() if name.endswith(".pyc") and name.startswith("functions/")}
+
+
 def test_the_table_tells_each_zips_sizes(cli, tmp_path):
-    status, table, _ = cli("health")
+    status, table, _ = cli("small")
     head, line = table.splitlines()
     assert (status, head.split()[0]) == (0, "function")
-    name, zipped, *_ = line.split()
-    assert (name, zipped) == ("health", f"{(tmp_path / 'health-x86_64.zip').stat().st_size / 1e6:.1f}")
+    archive = tmp_path / "build" / "small-x86_64.zip"
+    with zipfile.ZipFile(archive) as zipped:
+        sizes = {entry.filename: entry.file_size for entry in zipped.infolist()}
+    plain = sum(size for name, size in sizes.items() if not name.endswith(".pyc"))
+    measured = [archive.stat().st_size, plain, sum(sizes.values())]
+    assert line.split() == ["small", *(f"{size / 1e6:.1f}" for size in measured)]
+
+
+def test_a_python_of_lambdas_version_on_the_path_compiles_when_this_one_cannot(cli, tmp_path, monkeypatch, on_path):
+    on_path(f"python{HERE}", f'exec "{sys.executable}" "$@"')
+    monkeypatch.setattr(sys, "executable", on_path("python-of-another-version", "echo cpython-27"))
+    status, table, _ = cli("small")
+    assert (status, len(table.splitlines())) == (0, 2)
+    assert compiled_modules(tmp_path / "build" / "small-x86_64.zip") != set()
+
+
+def test_without_lambdas_python_the_zip_is_built_and_the_table_says_what_it_lacks(cli, tmp_path, monkeypatch, on_path):
+    monkeypatch.setattr(package, "TARGET_PYTHON", "3.99")
+    # pyenv answers so for a version that it has and that is not chosen.
+    on_path("python3.99", "echo 'pyenv: python3.99: command not found' >&2; exit 127")
+    status, table, complaint = cli("small")
+    _, line, *footnote = table.splitlines()
+    assert (status, line.split()[-1], complaint) == (0, "none", "")
+    assert footnote[0].startswith("No bytecode: ")
+    assert compiled_modules(tmp_path / "build" / "small-x86_64.zip") == set()
+
+
+@pytest.mark.parametrize("script", ["echo cpython-27", "exit 127"])
+def test_a_named_python_that_is_not_lambdas_is_refused(cli, tmp_path, on_path, script):
+    other = on_path("other-python", script)
+    status, _, complaint = cli("small", interpreter=other)
+    assert (status, complaint) == (2, f"{other} is not a CPython {HERE}, which the functions run on.\n")
+    assert not (tmp_path / "build").exists()
+
+
+def test_a_module_for_another_python_stays_without_bytecode(small, tmp_path, capfd):
+    (small.folder / "template.py").write_text("print 'of long ago'\n")
+    build(small, installed, tmp_path / "small.zip", python=sys.executable)
+    assert compiled_modules(tmp_path / "small.zip") == {
+        cache_from_source("functions/__init__.py"),
+        cache_from_source("functions/small/app.py"),
+    }
+    assert "/var/task/functions/small/template.py" in capfd.readouterr().out
 
 
 def test_an_unknown_function_is_named(cli, tmp_path):
-    status, _, complaint = cli("health", "serch")
-    assert status == 2
-    assert complaint.startswith("No function is called serch; there are chat, ")
-    assert list(tmp_path.iterdir()) == []
+    status, _, complaint = cli("small", "serch")
+    assert (status, complaint) == (2, "No function is called serch; there are small.\n")
+    assert not (tmp_path / "build").exists()
 
 
-def test_packages_that_cannot_be_had_leave_the_last_zip_alone(monkeypatch, cli, tmp_path):
+@pytest.fixture
+def last_zip(tmp_path):
+    """The zip that an earlier build left."""
+    archive = tmp_path / "build" / "small-x86_64.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(b"the last one")
+    return archive
+
+
+def test_packages_that_cannot_be_had_leave_the_last_zip_alone(monkeypatch, cli, last_zip):
     def fail(function, tree):
         raise subprocess.CalledProcessError(2, "uv")
 
     monkeypatch.setattr(package, "downloaded", lambda _: fail)
-    (tmp_path / "health-x86_64.zip").write_bytes(b"the last one")
-    status, _, complaint = cli("health")
+    status, _, complaint = cli("small")
     assert status == 1
-    assert complaint == "The packages of health could not be put together; there is no new zip.\n"
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("health-x86_64.zip", b"the last one")]
+    assert complaint == "The zip of small could not be put together; there is no new one.\n"
+    assert [(path, path.read_bytes()) for path in last_zip.parent.iterdir()] == [(last_zip, b"the last one")]
+
+
+def test_a_compiler_that_is_killed_leaves_the_last_zip_alone(cli, last_zip, on_path):
+    # It answers for its version, and dies of the rest.
+    dying = on_path(
+        "dying-python", f'case "$*" in *" -m compileall "*) kill -9 $$;; esac; exec "{sys.executable}" "$@"'
+    )
+    status, _, complaint = cli("small", interpreter=dying)
+    assert (status, complaint) == (1, "The zip of small could not be put together; there is no new one.\n")
+    assert [(path, path.read_bytes()) for path in last_zip.parent.iterdir()] == [(last_zip, b"the last one")]
