@@ -175,7 +175,7 @@ def _use(axis: "Axes", rows: Sequence[Row]) -> None:
         if row.bounds == "ratio":
             said = f"{row.ratio:.2f}× {row.against} ({said})"
         axis.text(max(share, 1) + 0.02, place, f"{said}   {_budget(row)}", va="center", fontsize=8.5)
-    axis.set_xlim(0, max(1.0, *used) + 1.35)
+    axis.set_xlim(0, max(1.0, *used) + 1.7)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "budget"])
     axis.set_title("Share of the budget that is used: less is better", loc="left", fontsize=10, weight="bold")
 
@@ -194,7 +194,7 @@ def _reach(axis: "Axes", rows: Sequence[Row]) -> None:
     for place, row in enumerate(rows):
         axis.text(1.03, place, _number(row.measured), va="center", fontsize=8.5)
     axis.set_xlim(0, 1.1)
-    axis.legend(loc="lower left", bbox_to_anchor=(0.6, 1), ncols=3, frameon=False, fontsize=9)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=9)
     axis.set_title("What is reached, of 1: more is better", loc="left", fontsize=10, weight="bold")
 
 

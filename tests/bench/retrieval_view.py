@@ -81,5 +81,5 @@ def draw_times(axis: "Axes", rows: Sequence[Row]) -> None:
     axis.set_xticks([tick for tick in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000) if low <= tick <= high])
     axis.set_xticks([], minor=True)
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.legend(loc="lower left", bbox_to_anchor=(0.6, 1), ncols=len(WAYS), frameon=False, fontsize=9)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(WAYS), frameon=False, fontsize=9)
     axis.set_title("Retrieval, ms of half and of 95 % of questions", loc="left", fontsize=10, weight="bold")
