@@ -26,10 +26,15 @@ REFUSED = "The language model refused the request."
 TRIES = 3
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def impatient(monkeypatch):
-    """A silent model counts as down at once, and nobody waits before trying again."""
-    monkeypatch.setenv("CHAT_TIMEOUT_SECONDS", "0.3")
+    """A silent model counts as down soon."""
+    monkeypatch.setenv("CHAT_TIMEOUT_SECONDS", "1")
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    """Nobody waits before trying again."""
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.0)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
 
@@ -68,7 +73,6 @@ def goes_on(chat, model, chat_id="a-chat"):
         pytest.param(talks_nonsense(b'data: {"error": {"message": "x"}}\n\n'), UNUSABLE, 1, id="an error in a stream"),
         pytest.param(talks_nonsense(b"\xff\xfe\n\n"), UNUSABLE, 1, id="no UTF-8"),
         pytest.param(talks_nonsense(b""), UNUSABLE, 1, id="nothing"),
-        pytest.param(says("Hello.", hold_after=0), AWAY, TRIES, id="silent"),
         pytest.param(says("Hello.", cut_after=0), AWAY, 1, id="a connection that breaks at once"),
         pytest.param(says(""), "The language model gave no answer.", 1, id="an empty answer"),
         pytest.param(
@@ -89,33 +93,63 @@ def test_a_model_that_fails_before_it_says_anything(chat, model, rows, reply, to
     assert goes_on(chat, model)
 
 
-@pytest.mark.parametrize(
-    ("reply", "told"),
-    [
-        pytest.param(HALF, AWAY, id="falls silent"),
-        pytest.param(says("The lease ends in 2027.", cut_after=2), AWAY, id="breaks off"),
-    ],
-)
-def test_a_model_that_fails_in_the_middle_is_not_asked_again(chat, model, rows, monkeypatch, reply, told):
-    monkeypatch.setenv("CHAT_FALLBACK_MODEL", "openai:other")
-    model.will(reply)
-    model.otherwise = lambda _: says("Something else.")
+def test_a_model_that_says_nothing_counts_as_down(impatient, chat, model, rows):
+    model.otherwise = lambda _: says("Hello.", hold_after=0)
     answer = chat.ask("Hi.", chat="a-chat")
-    assert sentence(answer) == told
-    assert len(model.asked) == 1
-    assert answer.text == "The lease"
-    assert kept(rows) == [("user", "Hi.", None), ("assistant", "The lease", "failed")]
+    assert sentence(answer) == AWAY
+    assert len(model.asked) == TRIES
+    assert kept(rows) == [("user", "Hi.", None)]
     assert goes_on(chat, model)
 
 
-@pytest.mark.parametrize("reply", [refuses(400), talks_nonsense(), says("x", hold_after=0), says("x", cut_after=0)])
-def test_the_fallback_answers_where_the_first_model_has_said_nothing(chat, model, rows, monkeypatch, reply):
-    monkeypatch.setenv("CHAT_FALLBACK_MODEL", "openai:other")
-    model.otherwise = lambda asked: says("Hello.") if asked["model"] == "other" else reply
-    answer = chat.ask("Hi.", chat="a-chat")
-    assert answer.text == "Hello."
-    assert answer.only("finish")["messageMetadata"]["model"] == "openai:other"
-    assert [row["model"] for row in rows("select model from agentkit.usage_events")] == ["openai:other"]
+@pytest.fixture
+def half_answered(chat, model, rows, monkeypatch):
+    """Whether a model that fails in the middle is told of, its half of the answer kept, and nobody else asked."""
+
+    def half_answered(reply):
+        monkeypatch.setenv("CHAT_FALLBACK_MODEL", "openai:other")
+        model.will(reply)
+        model.otherwise = lambda _: says("Something else.")
+        answer = chat.ask("Hi.", chat="a-chat")
+        assert sentence(answer) == AWAY
+        assert len(model.asked) == 1
+        assert answer.text == "The lease"
+        assert kept(rows) == [("user", "Hi.", None), ("assistant", "The lease", "failed")]
+        return goes_on(chat, model)
+
+    return half_answered
+
+
+def test_a_model_that_breaks_off_in_the_middle_is_not_asked_again(half_answered):
+    assert half_answered(says("The lease ends in 2027.", cut_after=2))
+
+
+def test_a_model_that_falls_silent_in_the_middle_is_not_asked_again(impatient, half_answered):
+    assert half_answered(HALF)
+
+
+@pytest.fixture
+def replaced(chat, model, rows, monkeypatch):
+    """Whether the fallback answers in place of a model that replies so."""
+
+    def replaced(reply):
+        monkeypatch.setenv("CHAT_FALLBACK_MODEL", "openai:other")
+        model.otherwise = lambda asked: says("Hello.") if asked["model"] == "other" else reply
+        answer = chat.ask("Hi.", chat="a-chat")
+        assert answer.only("finish")["messageMetadata"]["model"] == "openai:other"
+        assert [row["model"] for row in rows("select model from agentkit.usage_events")] == ["openai:other"]
+        return answer.text == "Hello."
+
+    return replaced
+
+
+@pytest.mark.parametrize("reply", [refuses(400), talks_nonsense(), says("x", cut_after=0)])
+def test_the_fallback_answers_where_the_first_model_has_said_nothing(replaced, reply):
+    assert replaced(reply)
+
+
+def test_the_fallback_answers_where_the_first_model_is_silent(impatient, replaced):
+    assert replaced(says("x", hold_after=0))
 
 
 def test_when_both_models_fail_the_last_one_says_why(chat, model, monkeypatch):
