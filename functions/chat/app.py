@@ -13,13 +13,13 @@ import asyncio
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Path, Request, Response
+from fastapi import Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from agentkit import llm, ratelimit, runs, telemetry, ui_stream
 from agentkit.auth import Caller, CurrentCaller
-from agentkit.http import add_headers, create_app, lambda_handler
+from agentkit.http import IdempotencyKey, add_headers, create_app, lambda_handler
 from agentkit.ratelimit import limit
 from agentkit.settings import ModelSettings, load
 from agentkit.ui_message import CHAT_ID, ChatRequest
@@ -36,7 +36,6 @@ SAVING_SECONDS = 5.0
 SHORTEST_SECONDS = 1.0
 
 ChatId = Annotated[str, Path(pattern=CHAT_ID, description="The chat's id, as `useChat` has it.")]
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "The UI message stream, version 1.", "content": {"text/event-stream": {}}}

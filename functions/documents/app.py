@@ -21,14 +21,14 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 from uuid import UUID, uuid4, uuid5
 
-from fastapi import Header, status
+from fastapi import status
 from pydantic import BaseModel, Field
 
 from agentkit import auth, jobs, passages, storage
 from agentkit.auth import Caller, CurrentCaller, FreshCaller
 from agentkit.database import Row
 from agentkit.errors import Conflict, ContentTooLarge, Invalid, NotFound, Problem, Unavailable, UnsupportedMediaType
-from agentkit.http import Body, Text, create_app, lambda_handler
+from agentkit.http import Body, IdempotencyKey, Text, create_app, lambda_handler
 from agentkit.jobs import Fault, Job
 from agentkit.paging import PageCursor, PageLimit
 from agentkit.ratelimit import limit
@@ -47,10 +47,6 @@ app = create_app("documents")
 VISIBLE = r"\S"
 
 Title = Annotated[Text, Field(min_length=1, max_length=300, pattern=VISIBLE)]
-IdempotencyKey = Annotated[
-    Text | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=128, description="Makes the request safe to repeat."),
-]
 
 
 class NewDocument(Body):

@@ -17,7 +17,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from mangum import Mangum
@@ -54,6 +54,18 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable)]
 """A string that Postgres and UTF-8 can carry: no NUL, no lone surrogate (JSON's escapes can write both)."""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=128,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Makes the request safe to repeat: visible ASCII.",
+    ),
+]
+"""Ask for it by type, with None as its default."""
 
 
 class Body(BaseModel):

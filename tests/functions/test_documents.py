@@ -318,6 +318,13 @@ def test_a_key_cannot_be_used_for_another_document(ask):
     assert problem(answer) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize("key", ["", "a b", "a\tb", "clé".encode(), "x" * 129])
+def test_a_key_that_is_not_visible_ascii_is_refused(ask, rows, key):
+    answer = ask(ADA, "POST", "/v1/documents", json=LEASE, headers={"Idempotency-Key": key})
+    assert problem(answer) == (422, "invalid")
+    assert rows("select * from agentkit.documents") == []
+
+
 def test_two_people_may_use_the_same_key(ask):
     key = {"Idempotency-Key": "once"}
     ids = {ask(person, "POST", "/v1/documents", json=LEASE, headers=key).json()["id"] for person in (ADA, BOB)}
