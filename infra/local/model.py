@@ -1,26 +1,20 @@
 """The language model of the local stack, behind OpenAI's protocol."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.local.part import LOOPBACK, Process, accepts, free_port
+from infra.local.part import LOOPBACK, Server, free_port
 
 MODEL = "smollm2-135m-instruct"
 
 
-class Model:
+class Model(Server):
     """SmolLM2 in a process of its own."""
 
     name = "model"
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self._process = Process(
-            self.name,
-            [sys.executable, "-m", "infra.local.model_server", str(self.port), str(free_port())],
-            log=folder / "logs" / "model.log",
-        )
+        super().__init__("infra.local.model_server", str(free_port()), port=port, log=folder / "logs" / "model.log")
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -30,15 +24,3 @@ class Model:
             "OPENAI_API_KEY": "local",
             "CHAT_MODEL": f"openai:{MODEL}",
         }
-
-    def start(self) -> None:
-        """Return once it answers."""
-        self._process.start(lambda: accepts(self.port))
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.stop()
-
-    def failure(self) -> str | None:
-        """Why it is not running any more, or None while it runs."""
-        return self._process.failure()

@@ -1,6 +1,7 @@
 """A part of the local stack: a child process on loopback, started, waited for, watched, stopped by its own pid.
 
-Each part's module has a class that holds a `Process`, and says what a client needs to reach it (`environment`).
+Each part's module has a class that is a `Server`, or holds a `Process` or two, and says what a client needs to reach
+it (`environment`).
 """
 
 import contextlib
@@ -71,6 +72,31 @@ def write_private(file: Path, text: str) -> None:
     scratch.touch(mode=0o600)
     scratch.write_text(text)
     scratch.replace(file)
+
+
+class Server:
+    """A part that is one of our own modules, serving one port in a process of its own."""
+
+    name: str
+
+    def __init__(
+        self, module: str, *arguments: str | Path, port: int | None, log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        """`arguments`: what the module is given after its port."""
+        self.port = port or free_port()
+        self._process = Process(self.name, [sys.executable, "-m", module, str(self.port), *arguments], log=log, env=env)
+
+    def start(self) -> None:
+        """Return once it answers."""
+        self._process.start(lambda: accepts(self.port))
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.stop()
+
+    def failure(self) -> str | None:
+        """Why it is not running any more, or None while it runs."""
+        return self._process.failure()
 
 
 class Process:

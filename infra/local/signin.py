@@ -1,11 +1,10 @@
 """Supabase's sign-in on this machine, with Ada, Bob and an admin."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.local.part import LOOPBACK, Process, accepts, free_port
+from infra.local.part import LOOPBACK, Server
 
 # Known to everyone who reads this, and good for nothing but a stack on one's own machine.
 API_KEY = "sb_publishable_local"
@@ -17,19 +16,14 @@ PEOPLE = {
 }
 
 
-class SignIn:
-    """The sign-in server's process."""
+class SignIn(Server):
+    """The sign-in server's process; stopped, it keeps accounts and keys."""
 
     name = "sign-in"
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
-        self.port = port or free_port()
         self._folder = folder / "signin"
-        self._process = Process(
-            self.name,
-            [sys.executable, "-m", "infra.local.signin_server", str(self.port), self._folder],
-            log=folder / "logs" / "signin.log",
-        )
+        super().__init__("infra.local.signin_server", self._folder, port=port, log=folder / "logs" / "signin.log")
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -59,12 +53,4 @@ class SignIn:
             for identity, email, role in PEOPLE.values()
         ]
         (self._folder / "configuration.json").write_text(json.dumps({"people": people, "api_key": API_KEY}))
-        self._process.start(lambda: accepts(self.port))
-
-    def stop(self) -> None:
-        """End it; accounts and keys are kept."""
-        self._process.stop()
-
-    def failure(self) -> str | None:
-        """Why it is not running any more, or None while it runs."""
-        return self._process.failure()
+        super().start()
