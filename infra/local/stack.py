@@ -39,6 +39,8 @@ PORTS = {
     "aws": 24336,
 }
 ORIGINS = '["http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:8888"]'
+# A log that has grown larger makes room for a new one when the stack starts, and takes the place of the one before.
+LARGEST_LOG_BYTES = 10_000_000
 # What `.local/env` begins with, in this order; whatever else the functions need follows.
 FOR_CLIENTS = (
     "AGENTKIT_URL",
@@ -100,6 +102,7 @@ class Stack:
         self._lock = _locked(self._folder)
         try:
             self._remove_environment()
+            self._put_large_logs_aside()
             first = self._given if self._given is not None else self._own_parts()
             self._parts = list(first)
             for part in first:
@@ -200,6 +203,11 @@ class Stack:
         names += sorted(set(self.environment) - set(names))
         file = self._folder / "env"
         write_private(file, "".join(f"{name}={_quoted(self.environment[name])}\n" for name in names))
+
+    def _put_large_logs_aside(self) -> None:
+        for log in (self._folder / "logs").glob("*.log"):
+            if log.stat().st_size > LARGEST_LOG_BYTES:
+                log.replace(log.with_suffix(".log.before"))
 
     def _remove_environment(self) -> None:
         # Only by the stack that holds the lock: it may be another's otherwise.

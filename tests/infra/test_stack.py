@@ -17,7 +17,7 @@ import pytest
 
 from infra.functions import ROOT
 from infra.local.part import PartFailed, Process, free_port
-from infra.local.stack import FOR_CLIENTS, PORTS, AlreadyRunning, Stack, running_environment
+from infra.local.stack import FOR_CLIENTS, LARGEST_LOG_BYTES, PORTS, AlreadyRunning, Stack, running_environment
 from tests.parts.postgres import open_folder
 
 IDLE = "import threading; threading.Event().wait()"
@@ -174,6 +174,19 @@ def test_an_earlier_life_of_a_part_is_not_quoted(tmp_path):
     with pytest.raises(PartFailed, match="the disk is full") as failed:
         Stack(tmp_path, parts=[part]).start()
     assert "all was well" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "aside"), [pytest.param(0, False, id="just small enough"), pytest.param(1, True, id="a byte more")]
+)
+def test_a_large_log_is_put_aside_and_not_written_on(tmp_path, more, aside):
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "part.log"
+    with log.open("wb") as before:
+        before.truncate(LARGEST_LOG_BYTES + more)
+    with Stack(tmp_path, parts=[Idler(tmp_path, "part")]):
+        assert (log.stat().st_size == 0) is aside
+        assert (tmp_path / "logs" / "part.log.before").exists() is aside
 
 
 def test_a_part_whose_stop_fails_does_not_keep_the_others_up(tmp_path):
