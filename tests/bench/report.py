@@ -1,12 +1,14 @@
 """The bench's findings for people and for machines: one table, the same as Markdown and JSON, and a picture of it."""
 
 import json
+import os
 import platform
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.functions import ROOT
 from tests.bench import retrieval_view
 from tests.bench.row import Row
 
@@ -123,6 +125,8 @@ def _number(value: float) -> str:
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
     """Four panels: how much of each ceiling is used; floors, and what others reach; times; ratios held to nothing."""
+    # It keeps its list of the machine's fonts; in the home folder, unless told otherwise before it is imported.
+    os.environ.setdefault("MPLCONFIGDIR", str(ROOT / ".local" / "matplotlib"))
     import matplotlib as mpl
 
     mpl.use("Agg")

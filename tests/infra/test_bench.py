@@ -1,6 +1,9 @@
 """`make bench` as far as it tells no time: which subjects there are, and what the table makes of given measurements."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 from infra import __main__ as cli
 from infra import bench
+from infra.functions import ROOT
 from tests.bench import retrieval
 from tests.bench.report import table, verdict, write
 from tests.bench.retrieval_view import cells
@@ -99,6 +103,23 @@ def test_the_same_is_written_for_people_for_machines_and_as_a_picture(tmp_path):
         ("check", None, False),
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_leaves_nothing_in_the_home_folder(tmp_path):
+    home, written = tmp_path / "home", tmp_path / "bench"
+    home.mkdir()
+    code = "import sys, pathlib; from tests.infra.test_bench import ROWS, write; write(ROWS, pathlib.Path(sys.argv[1]))"
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": "",
+        "XDG_CONFIG_HOME": "",
+    }
+    environment.pop("MPLCONFIGDIR", None)
+    subprocess.run([sys.executable, "-c", code, str(written)], env=environment, check=True)
+    assert (written / "bench.png").exists()
+    assert list(home.rglob("*")) == []
 
 
 def test_what_is_measured_of_each_case_has_one_line_of_its_own():
