@@ -2,9 +2,7 @@
 
 import uuid
 
-import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from agentkit import embeddings, jobs, passages, settings, storage
 from functions.worker.app import handler
@@ -15,19 +13,6 @@ from tests.parts.people import ADA, ADMIN, BOB
 DEMO = make_pdf.FOLDER
 HANDBOOK = (DEMO / "staff-handbook.pdf").read_bytes()
 LEASE = (DEMO / "harbour-street-lease.md").read_bytes()
-
-
-@pytest.fixture
-def rows(postgres):
-    """Ask the databases as their owner: `rows(query, parameters)`, `rows(query, database="VECTOR_")`."""
-
-    def ask(query, parameters=(), database=""):
-        url = postgres.environment[f"ADMIN_{database}DATABASE_URL"]
-        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(query, parameters)
-            return cursor.fetchall() if cursor.description else []
-
-    return ask
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import httpx
 import psycopg
 import pytest
 from anyio.from_thread import BlockingPortal
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +23,7 @@ from functions.chat import agent
 from functions.chat.app import app
 from infra.local.postgres import Postgres
 from tests.parts.people import ADA, Person, bearer
+from tests.parts.postgres import Rows
 from tests.parts.served import Serve
 
 Json = dict[str, Any]
@@ -177,22 +177,6 @@ def chat(
     portal.call(agent.close)
 
 
-Rows = Callable[..., list[Json]]
-
-
-@pytest.fixture
-def rows(postgres: Postgres) -> Rows:
-    """Ask the databases as their owner."""
-
-    def query(statement: str, parameters: Sequence[object] = (), database: str = "") -> list[Json]:
-        url = postgres.environment[f"ADMIN_{database}DATABASE_URL"]
-        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(statement.encode(), parameters)
-            return cursor.fetchall() if cursor.description else []
-
-    return query
-
-
 def eventually(look: Callable[[], T]) -> T:
     """Return what `look` sees, once it is something."""
     ends = time.monotonic() + LONGEST_SECONDS
@@ -229,15 +213,3 @@ def store(postgres: Postgres, embedder: object, portal: BlockingPortal) -> Calla
         return str(document)
 
     return passages_of
-
-
-@pytest.fixture
-def upstash(redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An empty Redis that the served functions find."""
-    from tests.parts.redis import raw
-
-    for name, value in redis_server.environment.items():
-        monkeypatch.setenv(name, value)
-    with raw(redis_server) as connection:
-        connection.flushall()
-    return redis_server

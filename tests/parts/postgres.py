@@ -1,14 +1,18 @@
 """The real Postgres, migrated, one for the whole run."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from infra.local.postgres import Postgres
+
+Rows = Callable[..., list[dict[str, Any]]]
 
 
 @contextmanager
@@ -43,3 +47,16 @@ def postgres(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Post
     with psycopg.connect(postgres_server.environment["ADMIN_VECTOR_DATABASE_URL"], autocommit=True) as connection:
         connection.execute("truncate vecs.passages")
     return postgres_server
+
+
+@pytest.fixture
+def rows(postgres: Postgres) -> Rows:
+    """Ask the databases as their owner: `rows(statement, parameters)`, `rows(statement, database="VECTOR_")`."""
+
+    def query(statement: str, parameters: Sequence[object] = (), database: str = "") -> list[dict[str, Any]]:
+        url = postgres.environment[f"ADMIN_{database}DATABASE_URL"]
+        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    return query

@@ -23,13 +23,19 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 @pytest.fixture
-async def redis(redis_server: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redis]:
-    """An empty Redis that the functions find; their connections end with the test."""
+def upstash(redis_server: Redis, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """An empty Redis that the served functions find."""
     for name, value in redis_server.environment.items():
         monkeypatch.setenv(name, value)
     with raw(redis_server) as connection:
         connection.flushall()
-    yield redis_server
+    return redis_server
+
+
+@pytest.fixture
+async def redis(upstash: Redis) -> AsyncIterator[Redis]:
+    """The same for functions that the test itself calls: their connections end with it."""
+    yield upstash
     await agentkit_redis.close()
 
 

@@ -5,9 +5,7 @@ import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from agentkit import database, jobs, settings, telemetry
 from agentkit.errors import Invalid, Unavailable
@@ -28,19 +26,6 @@ def in_a_loop(work):
 
 def enqueue(person=ADA, kind="count", **options):
     return in_a_loop(jobs.enqueue(caller(person), kind, **options))
-
-
-@pytest.fixture
-def rows(postgres):
-    """Ask the database as its owner."""
-
-    def query(statement, parameters=()):
-        url = postgres.environment["ADMIN_DATABASE_URL"]
-        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description else []
-
-    return query
 
 
 @pytest.fixture
