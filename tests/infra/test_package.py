@@ -371,9 +371,9 @@ def test_without_lambdas_python_the_zip_is_built_and_the_table_says_what_it_lack
     assert compiled_modules(tmp_path / "build" / "small-x86_64.zip") == set()
 
 
-@pytest.mark.parametrize("script", ["echo cpython-27", "exit 127"])
+@pytest.mark.parametrize("script", ["echo cpython-27", "exit 127", None])
 def test_a_named_python_that_is_not_lambdas_is_refused(cli, tmp_path, on_path, script):
-    other = on_path("other-python", script)
+    other = on_path("other-python", script) if script else str(tmp_path / "not-there")
     status, _, complaint = cli("small", interpreter=other)
     assert (status, complaint) == (2, f"{other} is not a CPython {HERE}, which the functions run on.\n")
     assert not (tmp_path / "build").exists()
