@@ -1,6 +1,6 @@
 """`make bench`: the budgets measured, one table, and the same with a picture in `.local/bench/`.
 
-    python -m infra bench             every subject, some eight minutes
+    python -m infra bench             every subject, some four minutes
     python -m infra bench cold chat   these alone
 
 A subject is a module under `tests/bench/` whose `run()` returns its rows. What that needs only a checkout has, so it is

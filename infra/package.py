@@ -47,7 +47,7 @@ NOT_CODE = shutil.ignore_patterns("__pycache__", ".*", "requirements.txt")
 WITHOUT_BYTECODE = f"""\
 No bytecode: no CPython {TARGET_PYTHON} was found to compile it (python{TARGET_PYTHON} on PATH, or --interpreter).
 Every cold start compiles each module that it loads, which more than doubles its CPU time: measured on a small machine,
-search takes 0.8 s, not 0.4, and chat 3.0 s, not 1.4, until it can ask its model."""
+search takes 0.7 s, not 0.3, and chat 3.0 s, not 1.4, until it can ask its model."""
 
 Fill = Callable[[Function, Path], None]
 """Puts the packages that a function's lock pins into a folder."""
