@@ -35,11 +35,14 @@ SOURCE_ONLY = ("--no-binary", "flupy", "--no-binary", "vecs")
 WRAPPER = ROOT / "infra" / "stream_wrapper"
 # The same input gives the same bytes: every file in a zip carries the earliest time that zip can write.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+# The services of AWS that we call, and those that boto3 itself asks for credentials.
+AWS_SERVICES = "s3|sqs|sso|sso-oidc|signin|sts"
 # Of the packages, what nothing imports or reads: this machine's bytecode, console scripts, their own tests (7 MB of
-# numpy's), and what the installer notes of itself and of this machine. METADATA and entry points are read, licences
-# travel along.
+# numpy's), the descriptions of AWS's other services (18 MB of botocore), and what the installer notes of itself and of
+# this machine. METADATA and entry points are read, licences travel along.
 LEFT_OUT = re.compile(
     r"(.*/)?(__pycache__|tests)/|.*\.pyc$|bin/|\.\./|\.lock$"
+    rf"|botocore/data/(?!({AWS_SERVICES})/)[^/]+/"
     r"|[^/]+\.dist-info/(RECORD|INSTALLER|REQUESTED|[^/]+\.json)$"
 )
 # Of ours, what is of use only to those who work on it.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from infra import package
-from infra.functions import Function, declared
+from infra.functions import ROOT, Function, declared
 from infra.locks import pinned_here, requirements_of
-from infra.package import WRAPPER, build, downloaded, installed, installed_bytes, unpacked_bytes
+from infra.package import AWS_SERVICES, WRAPPER, build, downloaded, installed, installed_bytes, unpacked_bytes
 from tests.parts.emulator import streaming_command
 from tests.parts.people import ISSUER, jwks
 from tests.parts.runtime_api import url_event
@@ -257,6 +258,29 @@ def test_what_a_handler_loads_later_is_in_its_zip_too(built, name, packages):
         [sys.executable, "-I", "-S", "-B", "-c", program, built(name).folder], capture_output=True, check=False
     )
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("name", ["documents", "worker"])
+def test_a_zips_boto3_knows_the_services_that_we_call_and_signs_addresses(built, name):
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); import boto3\n"
+        "aws = boto3.Session('AKIAIOSFODNN7EXAMPLE', 'secret', region_name='eu-central-1')\n"
+        "hosts = [aws.client(service).meta.endpoint_url for service in ('s3', 'sqs', 'sts')]\n"
+        "object = {'Bucket': 'uploads', 'Key': 'a.pdf'}\n"
+        "print(json.dumps([*hosts, aws.client('s3').generate_presigned_url('put_object', Params=object)]))\n"
+    )
+    command = [sys.executable, "-I", "-S", "-B", "-c", program, built(name).folder]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.stderr == b""
+    *hosts, address = json.loads(done.stdout)
+    assert hosts == [f"https://{service}.eu-central-1.amazonaws.com" for service in ("s3", "sqs", "sts")]
+    assert address.startswith("https://uploads.s3.amazonaws.com/a.pdf?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
+
+
+def test_every_service_of_aws_that_our_code_calls_is_in_the_zip():
+    sources = [*(ROOT / "shared").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r'\.client\(\s*"([\w-]+)"', source.read_text())}
+    assert {"s3", "sqs"} <= named <= set(AWS_SERVICES.split("|"))
 
 
 def test_a_zip_answers_under_the_runtime_client_that_lambda_brings(built, start_sandbox, var_runtime, bare_python):
