@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+# About 1,000 pages of prose; a passage and a vector for every 800 characters of it.
+MAX_CHARACTERS = 2_000_000
 # Between two blocks of the text, and between the items of one list or table.
 GAP, ITEM_GAP = "\n\n", "\n"
 # What PDFs print as one glyph, in letters that a search knows.
@@ -61,6 +63,10 @@ class Extract:
     text: str
     blocks: tuple[Block, ...]
     pages: int | None = None
+    media_type: str = ""
+    """What the bytes are, whatever they were announced as."""
+    title: str | None = None
+    """What the document calls itself, if it does."""
 
 
 class Unreadable(Exception):  # noqa: N818  # reads as what happened

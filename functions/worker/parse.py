@@ -11,15 +11,12 @@ Unreadable with a code that stays the same:
 import re
 from collections.abc import Callable
 
-from functions.worker import hypertext, markdown, pdf
-from functions.worker.extract import Extract, Kind, Piece, Unreadable, assemble
+from functions.worker.extract import MAX_CHARACTERS, Extract, Piece, Unreadable, assemble
+from functions.worker.formats import hypertext, markdown, pdf, plain
 
-# About 1,000 pages of prose; a passage and a vector for every 800 characters of it.
-MAX_CHARACTERS = 2_000_000
 # A text has hardly any control characters; random bytes have one in ten.
 MAX_CONTROL_SHARE = 0.02
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
-BLANK_LINES = re.compile(r"\n[ \t]*\n[\s]*")
 # How other kinds of files begin.
 SIGNATURES = {
     b"%PDF-": "a PDF",
@@ -81,12 +78,8 @@ def _kind_of(content: bytes) -> str | None:
     return next((name for signature, name in SIGNATURES.items() if content.startswith(signature)), None)
 
 
-def _plain(text: str) -> list[Piece]:
-    return [Piece(paragraph, Kind.PARAGRAPH) for paragraph in BLANK_LINES.split(text)]
-
-
 READERS: dict[str, Callable[[str], list[Piece]]] = {
-    "text/plain": _plain,
+    "text/plain": plain.pieces,
     "text/markdown": markdown.pieces,
     "text/html": hypertext.pieces,
 }

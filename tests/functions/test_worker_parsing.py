@@ -13,9 +13,9 @@ from pypdf import PdfReader, PdfWriter
 
 from functions.worker import chunk as chunking
 from functions.worker import parse as parsing
-from functions.worker import pdf as pdfs
 from functions.worker.chunk import chunk
 from functions.worker.extract import Kind, Piece, Unreadable, assemble
+from functions.worker.formats import pdf as pdfs
 from functions.worker.parse import parse
 from infra.demo import make_pdf
 

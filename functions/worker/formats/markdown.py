@@ -5,8 +5,8 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from functions.worker import hypertext
 from functions.worker.extract import Kind, Piece, table_row
+from functions.worker.formats import hypertext
 
 
 def pieces(text: str) -> list[Piece]:  # noqa: C901  # a case for each kind of token
