@@ -122,6 +122,8 @@ class QueueSettings(Settings):
     """The queue that carries work to the worker."""
 
     jobs_queue_url: str
+    jobs_deadline_seconds: int = Field(21_600, gt=0)
+    """After so long a job is failed, however far it has come."""
 
 
 class WorkerSettings(Settings):
@@ -129,6 +131,26 @@ class WorkerSettings(Settings):
 
     jobs_max_receives: int = Field(5, ge=1)
     """The queue's own `maxReceiveCount`: the delivery after which a message goes to the dead-letter queue."""
+    jobs_lease_seconds: float = Field(60, ge=1)
+    """A worker that has not been heard of for so long is followed by another."""
+
+
+class QuotaSettings(Settings):
+    """How much one person may keep."""
+
+    user_max_documents: int = Field(1_000, ge=0)
+    user_max_bytes: int = Field(2_000_000_000, ge=0)
+    user_max_pages: int = Field(50_000, ge=0)
+    user_max_passages: int = Field(200_000, ge=0)
+
+
+class ParseSettings(Settings):
+    """What reading one document may take before it is given up."""
+
+    parse_seconds: float = Field(120, gt=0)
+    """Of the clock, and of the processor."""
+    parse_memory_bytes: int = Field(768_000_000, ge=64_000_000)
+    """Of address space, beyond what the readers themselves take."""
 
 
 _read: dict[type[Settings], Settings] = {}
