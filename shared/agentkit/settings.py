@@ -4,6 +4,7 @@ A function names only the services it uses, so it starts with exactly the variab
 `SecretStr` and have no defaults: a missing one is an error that names the variable, never a guess.
 """
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
@@ -116,6 +117,20 @@ class StorageSettings(Settings):
     storage_access_key_id: SecretStr | None = None
     storage_secret_access_key: SecretStr | None = None
     max_upload_bytes: int = Field(50_000_000, gt=0)
+
+
+class FetchSettings(Settings):
+    """How web addresses are fetched that someone wants to be a document."""
+
+    fetch_seconds: float = Field(30, gt=0)
+    """Longest that one address may take in all, its redirects and robots.txt included."""
+    fetch_silence_seconds: float = Field(10, gt=0)
+    """Longest wait for a site's connection and the head of its answer together, and for each further part of it."""
+    fetch_user_agent: str = Field("AgentKit-Functions/0.1", pattern="^[A-Za-z_-]+(/[ -~]*)?$")
+    """What we say we are; sites name what stands before the slash in their robots.txt. Add a page about you, as
+    `Name/1.0 (+https://…)`."""
+    fetch_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that may be fetched from although they are not public, at any port, as a JSON list."""
 
 
 class QueueSettings(Settings):
