@@ -105,7 +105,8 @@ async def _vectors(job: Job, found: list[Passage]) -> list[Vector]:
     vectors: list[Vector] = []
     for start in range(0, len(found), BATCH):
         await jobs.progress(job, passages=start, passages_total=len(found))
-        vectors += await embeddings.embed([_embedded(each) for each in found[start : start + BATCH]])
+        texts = [_embedded(each) for each in found[start : start + BATCH]]
+        vectors += (await embeddings.embed(texts)).vectors
     await jobs.progress(job, passages=len(found), passages_total=len(found))
     return vectors
 

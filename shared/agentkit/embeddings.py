@@ -11,9 +11,12 @@ to save something that takes about as long.
 import asyncio
 import hashlib
 import json
+import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import httpx
 
@@ -29,19 +32,31 @@ LONGEST_PAUSE_SECONDS = 5.0
 QUESTIONS_KEPT = 100
 # Postgres keeps four bytes of a number; what they cannot hold is no part of a vector.
 LARGEST = 3.4e38
+# Of English text, where the server does not say how much it has read.
+CHARACTERS_OF_A_TOKEN = 4
 
 Vector = list[float]
 
 log = telemetry.logger(__name__)
-_questions: dict[bytes, Vector] = {}
+_questions: dict[str, Vector] = {}
 # Connections belong to the event loop that opened them.
 _connections: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts as directions, and what it took."""
+
+    vectors: list[Vector]
+    """In the texts' order, each of `EMBEDDING_DIMENSIONS` numbers."""
+    tokens: int
+    """As the server counts them; a quarter of the characters where it does not."""
 
 
 async def embed_one(text: str) -> Vector:
     """Return the vector of one question, which costs nothing when it is one of the last; otherwise as `embed`."""
     key = _key(text)
-    vector = _questions.pop(key, None) or (await embed([text]))[0]
+    vector = _questions.pop(key, None) or (await embed([text])).vectors[0]
     # The one used last stands last, and the first one goes.
     _questions[key] = vector
     if len(_questions) > QUESTIONS_KEPT:
@@ -49,15 +64,24 @@ async def embed_one(text: str) -> Vector:
     return vector
 
 
-async def embed(texts: Sequence[str]) -> list[Vector]:
-    """Return the vectors of the texts, in their order, each of `EMBEDDING_DIMENSIONS` numbers.
+async def embed(texts: Sequence[str]) -> Embedded:
+    """Return the vectors of the texts and how many tokens were read for them.
 
     Raises Unavailable when the model stays out of reach, UpstreamFailed when it answers with something unusable.
     """
-    vectors: list[Vector] = []
-    for start in range(0, len(texts), BATCH):
-        vectors += await _embed_batch(texts[start : start + BATCH])
-    return vectors
+    batches = [await _embed_batch(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+    vectors = [vector for batch in batches for vector in batch.vectors]
+    return Embedded(vectors, sum(batch.tokens for batch in batches))
+
+
+def content_hash(text: str) -> str:
+    """Return what stands for that text's vector: SHA-256 over model, dimensions and text, in hexadecimal.
+
+    Where the model is served is no part of it: a server that moves makes no document anew.
+    """
+    settings = load(EmbeddingSettings)
+    recipe = f"{settings.embedding_model} {settings.embedding_dimensions} "
+    return hashlib.sha256((recipe + text).encode(errors="replace")).hexdigest()
 
 
 async def close() -> None:
@@ -67,7 +91,7 @@ async def close() -> None:
         await client.aclose()
 
 
-async def _embed_batch(texts: Sequence[str]) -> list[Vector]:
+async def _embed_batch(texts: Sequence[str]) -> Embedded:
     settings = load(EmbeddingSettings)
     url = f"{_address(settings)}/embeddings"
     body: dict[str, object] = {"model": settings.embedding_model, "input": list(texts), "encoding_format": "float"}
@@ -86,7 +110,7 @@ async def _embed_batch(texts: Sequence[str]) -> list[Vector]:
     except (httpx.HTTPError, TimeoutError) as error:
         log.warning("embedding.unavailable", exc_info=error)
         raise Unavailable("The embedding model cannot be reached just now.", code="embedding_unavailable") from error
-    return _vectors(answer, len(texts), settings.embedding_dimensions)
+    return _read(answer, texts, settings.embedding_dimensions)
 
 
 async def _persistently(url: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
@@ -119,22 +143,30 @@ def _asked_for(answer: httpx.Response) -> int:
         return 0
 
 
-def _vectors(answer: httpx.Response, count: int, dimensions: int) -> list[Vector]:
+def _read(answer: httpx.Response, texts: Sequence[str], dimensions: int) -> Embedded:
     if not answer.is_success:
         log.error("embedding.refused", status=answer.status_code, body=answer.text[:500])
         raise UpstreamFailed("The embedding model refused the text.", code="embedding_failed")
     try:
-        entries = sorted(answer.json()["data"], key=lambda entry: entry["index"])
+        body = answer.json()
+        entries = sorted(body["data"], key=lambda entry: entry["index"])
         places = [entry["index"] for entry in entries]
         vectors: list[Vector] = [entry["embedding"] for entry in entries]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         log.error("embedding.unreadable", exc_info=error)
         raise UpstreamFailed("The embedding model's answer cannot be read.", code="embedding_failed") from error
-    if places != list(range(count)) or not all(_is_vector(vector, dimensions) for vector in vectors):
+    if places != list(range(len(texts))) or not all(_is_vector(vector, dimensions) for vector in vectors):
         sizes = sorted({len(vector) for vector in vectors if isinstance(vector, list)})
-        log.error("embedding.misfit", texts=count, dimensions=dimensions, places=places, sizes=sizes)
+        log.error("embedding.misfit", texts=len(texts), dimensions=dimensions, places=places, sizes=sizes)
         raise UpstreamFailed("The embedding model's vectors do not fit this deployment.", code="embedding_failed")
-    return vectors
+    return Embedded(vectors, _tokens(body) or math.ceil(sum(map(len, texts)) / CHARACTERS_OF_A_TOKEN))
+
+
+def _tokens(body: dict[str, Any]) -> int:
+    """Return how many tokens the server says that it has read; 0 when it does not say."""
+    usage = body.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
 def _is_vector(value: object, dimensions: int) -> bool:
@@ -147,11 +179,9 @@ def _is_vector(value: object, dimensions: int) -> bool:
     )
 
 
-def _key(text: str) -> bytes:
-    """Return what stands for that text under the present model: a hash, so that nobody's words stay behind."""
-    settings = load(EmbeddingSettings)
-    model = f"{_address(settings)} {settings.embedding_model} {settings.embedding_dimensions} "
-    return hashlib.sha256((model + text).encode(errors="replace")).digest()
+def _key(text: str) -> str:
+    """Return what stands for that text at the present server: a hash, so that nobody's words stay behind."""
+    return f"{_address(load(EmbeddingSettings))} {content_hash(text)}"
 
 
 def _address(settings: EmbeddingSettings) -> str:

@@ -100,6 +100,8 @@ class EmbeddingSettings(Settings):
     embedding_timeout_seconds: float = Field(20, gt=0)
     embedding_base_url: str | None = None
     """Where it is served, when not at `OPENAI_BASE_URL`."""
+    embedding_price: float = Field(0, ge=0)
+    """US dollars for a million tokens, for what a job has cost."""
     openai_api_key: SecretStr
     openai_base_url: str = "https://api.openai.com/v1"
 

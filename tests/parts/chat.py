@@ -204,7 +204,7 @@ def store(postgres: Postgres, embedder: object, portal: BlockingPortal) -> Calla
             Passage(document, owner.id, place, text, title, start=0, end=len(text), page=place + 1)
             for place, text in enumerate(texts)
         ]
-        vectors = portal.call(embed, texts)
+        vectors = portal.call(embed, texts).vectors
         with psycopg.connect(postgres.environment["ADMIN_VECTOR_DATABASE_URL"], autocommit=True) as connection:
             connection.cursor().executemany(
                 "insert into vecs.passages (id, vec, metadata) values (%s, %s::vector, %s)",

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from agentkit import embeddings, settings, telemetry
-from agentkit.embeddings import embed, embed_one
+from agentkit.embeddings import Embedded, content_hash, embed, embed_one
 from agentkit.errors import Problem, Unavailable, UpstreamFailed
 from infra.local.part import free_port
 from tests.parts.embedding_model import DIMENSIONS, KEY, Says, base64_of, direction, vectors
@@ -33,7 +33,7 @@ async def problem_of(work):
 
 
 async def test_a_request_is_what_the_protocol_says(embedding_model):
-    assert await embed(["rent"]) == [GOOD]
+    assert (await embed(["rent"])).vectors == [GOOD]
     assert embedding_model.asked == [{"model": "small", "input": ["rent"], "encoding_format": "float"}]
     (headers,) = embedding_model.headers
     assert headers["authorization"] == f"Bearer {KEY}"
@@ -48,30 +48,30 @@ async def test_a_model_that_can_shorten_its_vectors_is_asked_to(embedding_model,
 
 async def test_a_slash_at_the_addresss_end_makes_no_difference(embedding_model, monkeypatch):
     monkeypatch.setenv("EMBEDDING_BASE_URL", f"{embedding_model.url}/")
-    assert await embed(["rent"]) == [GOOD]
+    assert (await embed(["rent"])).vectors == [GOOD]
 
 
 async def test_it_is_served_where_the_chat_model_is_unless_said_otherwise(embedding_model, monkeypatch):
     monkeypatch.delenv("EMBEDDING_BASE_URL")
     monkeypatch.setenv("OPENAI_BASE_URL", embedding_model.url)
-    assert await embed(["rent"]) == [GOOD]
+    assert (await embed(["rent"])).vectors == [GOOD]
 
 
 async def test_many_texts_travel_in_batches_and_keep_their_order(embedding_model):
     texts = ["x" * length for length in range(1, 131)]
-    assert await embed(texts) == [direction(text) for text in texts]
+    assert (await embed(texts)).vectors == [direction(text) for text in texts]
     # 130 = 64 + 64 + 2
     assert embedding_model.texts == [texts[:64], texts[64:128], texts[128:]]
 
 
 async def test_no_texts_ask_nobody(embedding_model):
-    assert await embed([]) == []
+    assert await embed([]) == Embedded([], 0)
     assert embedding_model.asked == []
 
 
 async def test_vectors_that_come_in_another_order_are_put_right(embedding_model):
     embedding_model.answers = [vectors(direction("bb"), direction("a"), indices=[1, 0])]
-    assert await embed(["a", "bb"]) == [direction("a"), direction("bb")]
+    assert (await embed(["a", "bb"])).vectors == [direction("a"), direction("bb")]
 
 
 async def test_half_of_a_surrogate_pair_is_sent_as_a_question_mark(embedding_model):
@@ -84,6 +84,51 @@ async def test_each_request_is_counted(embedding_model):
     with telemetry.counting_round_trips() as counted:
         await embed(["rent"])
     assert counted == {"embedding": 2}
+
+
+# What it took
+
+
+def told(usage):
+    """An answer that says that much about what it took."""
+    body = {"data": [{"index": 0, "embedding": GOOD}], "usage": usage}
+    return Says(body=json.dumps(body).encode())
+
+
+async def test_tokens_are_those_that_the_server_counted(embedding_model):
+    embedding_model.answers = [told({"prompt_tokens": 7, "total_tokens": 9})]
+    assert (await embed(["rent"])).tokens == 7
+
+
+@pytest.mark.parametrize("usage", [None, {}, [], "7", {"prompt_tokens": None}, {"prompt_tokens": -7}], ids=str)
+async def test_a_server_that_does_not_count_has_read_a_quarter_of_the_characters(embedding_model, usage):
+    embedding_model.answers = [told(usage)]
+    # 13 characters are three tokens and a bit.
+    assert (await embed(["the rent 2027"])).tokens == 4
+
+
+async def test_tokens_of_all_batches_are_counted_together(embedding_model):
+    # 65 texts of 8 characters travel in two requests: 64 * 8 / 4 + 8 / 4.
+    assert (await embed(["the rent"] * 65)).tokens == 130
+
+
+# What stands for a text
+
+
+async def test_a_content_hash_is_of_the_text_and_of_what_makes_its_vector(embedding_model, monkeypatch):
+    first = content_hash("rent")
+    # printf 'small 384 rent' | sha256sum
+    assert first == "6a78d7c5b585bc92e153a37c9f2cbc89d51e5b2af995a48803496c91a9e1ce51"
+    assert content_hash("rents") != first
+    for variable, value in {"EMBEDDING_MODEL": "large", "EMBEDDING_DIMENSIONS": "385"}.items():
+        with monkeypatch.context() as other:
+            other.setenv(variable, value)
+            settings.forget()
+            assert content_hash("rent") != first
+        settings.forget()
+    monkeypatch.setenv("EMBEDDING_BASE_URL", "https://moved.test/v1")
+    settings.forget()
+    assert content_hash("rent") == first
 
 
 # What it makes of a wrong answer
@@ -147,7 +192,7 @@ async def test_a_batch_that_fails_fails_the_whole(embedding_model):
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 async def test_a_failure_that_passes_is_tried_again(embedding_model, status):
     embedding_model.answers = [Says(status), Says(status)]
-    assert await embed(["rent"]) == [GOOD]
+    assert (await embed(["rent"])).vectors == [GOOD]
     assert embedding_model.texts == [["rent"]] * 3
 
 

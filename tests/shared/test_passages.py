@@ -54,7 +54,7 @@ async def as_worker(postgres, embedder, monkeypatch):
 
 
 async def store(document_id, texts, owner=ADA, **changes):
-    await passages.replace(document_id, passages_of(document_id, texts, owner, **changes), await embed(texts))
+    await passages.replace(document_id, passages_of(document_id, texts, owner, **changes), (await embed(texts)).vectors)
 
 
 async def found(text, *, person=ADA, limit=3, mode="hybrid", **options):
@@ -72,7 +72,7 @@ async def test_the_passage_that_answers_comes_first(mode):
 
 async def test_similarity_is_the_cosine_and_is_absent_when_only_words_were_compared():
     await store(LEASE, LEASE_TEXTS)
-    question, passage = await embed([LEASE_TEXTS[0], LEASE_TEXTS[1]])
+    question, passage = (await embed([LEASE_TEXTS[0], LEASE_TEXTS[1]])).vectors
     by_text = {match.text: match for match in await found(LEASE_TEXTS[0], mode="semantic")}
     # Both vectors have unit length, so their cosine is their dot product; pgvector keeps 4-byte floats.
     cosine = sum(a * b for a, b in zip(question, passage, strict=True))
