@@ -7,7 +7,7 @@ A function names only the services it uses, so it starts with exactly the variab
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 S = TypeVar("S", bound="Settings")
@@ -168,6 +168,24 @@ class ParseSettings(Settings):
     """Of the clock, and of the processor."""
     parse_memory_bytes: int = Field(768_000_000, ge=64_000_000)
     """Of address space, beyond what the readers themselves take."""
+
+
+class ChunkSettings(Settings):
+    """How a document's text is divided into passages."""
+
+    passage_characters: int = Field(850, ge=200, le=8_000)
+    """Characters in a passage at most, some four to a token."""
+    passage_overlap_characters: int = Field(160, ge=0, validate_default=True)
+    """What a passage may repeat of the one before, in whole sentences of the paragraph that goes on; 0 for nothing."""
+    embedding_window_tokens: int = Field(256, ge=128)
+    """Tokens that the embedding model reads of a text; it would leave the rest out without a word."""
+
+    @field_validator("passage_overlap_characters")
+    @classmethod
+    def _less_than_half(cls, overlap: int, info: ValidationInfo) -> int:
+        if 2 * overlap >= info.data.get("passage_characters", cls.model_fields["passage_characters"].default):
+            raise ValueError("must be less than half of PASSAGE_CHARACTERS")
+        return overlap
 
 
 _read: dict[type[Settings], Settings] = {}

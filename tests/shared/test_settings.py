@@ -2,7 +2,15 @@
 
 import pytest
 
-from agentkit.settings import ConfigurationError, DatabaseSettings, HttpSettings, RateLimitSettings, forget, load
+from agentkit.settings import (
+    ChunkSettings,
+    ConfigurationError,
+    DatabaseSettings,
+    HttpSettings,
+    RateLimitSettings,
+    forget,
+    load,
+)
 
 
 def test_the_environment_is_read_on_first_use_and_then_kept(monkeypatch):
@@ -38,3 +46,25 @@ def test_an_unusable_value_is_refused_without_being_repeated(monkeypatch):
 def test_an_empty_variable_counts_as_not_set(monkeypatch):
     monkeypatch.setenv("ALLOWED_ORIGINS", "")
     assert load(HttpSettings).allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "refused"),
+    [
+        # Less than half: 425 is the half of 850.
+        pytest.param({"PASSAGE_OVERLAP_CHARACTERS": "425"}, "PASSAGE_OVERLAP_CHARACTERS", id="half of it repeated"),
+        pytest.param({"PASSAGE_CHARACTERS": "300"}, "PASSAGE_OVERLAP_CHARACTERS", id="too small for what is repeated"),
+        pytest.param({"PASSAGE_CHARACTERS": "50"}, "PASSAGE_CHARACTERS", id="no sentence fits"),
+        pytest.param({"EMBEDDING_WINDOW_TOKENS": "16"}, "EMBEDDING_WINDOW_TOKENS", id="no window for a title"),
+    ],
+)
+def test_passages_that_could_not_be_made_are_refused_by_their_variable(monkeypatch, variables, refused):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=rf": {refused}: "):
+        load(ChunkSettings)
+
+
+def test_a_passage_may_repeat_a_little_less_than_half(monkeypatch):
+    monkeypatch.setenv("PASSAGE_OVERLAP_CHARACTERS", "424")
+    assert load(ChunkSettings).passage_overlap_characters == 424
