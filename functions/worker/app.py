@@ -73,7 +73,9 @@ async def ingest(job: Job) -> None:
         )
         for ordinal, piece in enumerate(await asyncio.to_thread(chunk, extract))
     ]
-    await passages.replace(row["id"], found, await _vectors(job, found))
+    await passages.stage(job.id, found, await _vectors(job, found))
+    await passages.swap(job.id, row["id"], row["owner"], version=0, count=len(found))
+    await passages.unstage(job.id)
     await _finish(row, pages=extract.pages, count=len(found), content=content)
     seconds = round(time.perf_counter() - began, 2)
     log.info("document.ingested", document_id=row["id"], pages=extract.pages, passages=len(found), seconds=seconds)

@@ -110,14 +110,20 @@ async def fetch_all(
 
     All of them take effect or none does.
     """
-    async with _turn(database) as connection:
-        async with connection.pipeline():
-            await connection.execute("begin")
-            await connection.execute(AS_CALLER, [json.dumps(caller.claims)])
-            cursors = [await connection.execute(query, parameters) for query, parameters in statements]
-            await connection.execute("commit")
-            telemetry.count_round_trip("postgres")
-        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+    return await _fetch_all(database, AS_CALLER, json.dumps(caller.claims), statements)
+
+
+async def service_fetch_all(
+    reason: str,
+    statements: Sequence[tuple[LiteralString, Parameters]],
+    *,
+    database: Database = Database.APP,
+) -> list[list[Row]]:
+    """Run independent statements as the service, in one round trip; otherwise as `fetch_all`.
+
+    reason: what for, as for `service_transaction`.
+    """
+    return await _fetch_all(database, AS_SERVICE, _named(reason), statements)
 
 
 @asynccontextmanager
@@ -129,13 +135,14 @@ async def transaction(caller: Caller, *, database: Database = Database.APP) -> A
 
 @asynccontextmanager
 async def service_transaction(
-    reason: str, *, database: Database = Database.APP
+    reason: str, *, database: Database = Database.APP, seconds: float | None = None
 ) -> AsyncIterator["AsyncConnection[Row]"]:
     """Run statements as the service, which sees every person's rows; only the worker's login may.
 
     reason: what for, in a few words; Postgres shows it as the connection's name meanwhile.
+    seconds: how long it may take in all, for work that nobody waits for; else TIME_LIMIT_SECONDS.
     """
-    async with _transaction(database, AS_SERVICE, f"agentkit: {reason}"[:63]) as connection:
+    async with _transaction(database, AS_SERVICE, _named(reason), seconds=seconds) as connection:
         yield connection
 
 
@@ -155,11 +162,27 @@ async def close() -> None:
             await link.connection.close()
 
 
+async def _fetch_all(
+    database: Database,
+    identity: LiteralString,
+    value: str,
+    statements: Sequence[tuple[LiteralString, Parameters]],
+) -> list[list[Row]]:
+    async with _turn(database) as connection:
+        async with connection.pipeline():
+            await connection.execute("begin")
+            await connection.execute(identity, [value])
+            cursors = [await connection.execute(query, parameters) for query, parameters in statements]
+            await connection.execute("commit")
+            telemetry.count_round_trip("postgres")
+        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
 @asynccontextmanager
 async def _transaction(
-    database: Database, identity: LiteralString, value: str
+    database: Database, identity: LiteralString, value: str, *, seconds: float | None = None
 ) -> AsyncIterator["AsyncConnection[Row]"]:
-    async with _turn(database) as connection:
+    async with _turn(database, seconds) as connection:
         async with connection.pipeline():
             await connection.execute("begin")
             await connection.execute(identity, [value])
@@ -170,10 +193,10 @@ async def _transaction(
 
 
 @asynccontextmanager
-async def _turn(database: Database) -> AsyncIterator["AsyncConnection[Row]"]:
+async def _turn(database: Database, seconds: float | None = None) -> AsyncIterator["AsyncConnection[Row]"]:
     """Lend the connection to one task at a time, for a bounded time; failures come out as the problems they mean."""
     link = _links.setdefault((database, asyncio.get_running_loop()), _Link())
-    limit = asyncio.timeout(TIME_LIMIT_SECONDS)
+    limit = asyncio.timeout(TIME_LIMIT_SECONDS if seconds is None else seconds)
     try:
         async with limit, link.turn:
             connection = None
@@ -188,6 +211,11 @@ async def _turn(database: Database) -> AsyncIterator["AsyncConnection[Row]"]:
         if problem is None:
             raise
         raise problem from error
+
+
+def _named(reason: str) -> str:
+    """Return the connection's name while it does that; Postgres keeps 63 bytes of it."""
+    return f"agentkit: {reason}"[:63]
 
 
 async def _connect(database: Database) -> "AsyncConnection[Row]":

@@ -11,6 +11,11 @@ Search reads `vecs.passages` by SQL, as the caller, in one round trip. Two legs 
   may see: `@@` is not leakproof, so under row-level security Postgres tries it only on rows that it has already found
   visible, and never by the index on fts.
 
+A document's passages are replaced all at once. An ingestion gathers them in `vecs.staged`, where nobody finds them:
+`stage_known` copies those whose vector its owner already has, `stage` writes the others through vecs; then `swap` puts
+them in the old ones' place in one transaction, so that a search sees the old or the new and never a mix.
+
+`EMBEDDING_COLLECTION` names the collection when it is not `passages`; the statements below are about that one then.
 vecs is imported by the writer alone: it brings numpy and SQLAlchemy, which a search must not pay for.
 """
 
@@ -18,18 +23,21 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, LiteralString
 from uuid import UUID
 
+from agentkit import telemetry
 from agentkit.auth import Caller
-from agentkit.database import Database, fetch_all, service_transaction
+from agentkit.database import Database, fetch_all, service_fetch_all, service_transaction
 from agentkit.embeddings import Vector
-from agentkit.settings import DatabaseSettings, EmbeddingSettings, load
+from agentkit.errors import Unavailable
+from agentkit.settings import CollectionSettings, DatabaseSettings, EmbeddingSettings, load
 
 if TYPE_CHECKING:
     from vecs.collection import Collection
 
-TABLE = "passages"
+COLLECTION = "passages"
+STAGED = "staged"
 # Candidates that each leg hands to the fusion, for each passage that is wanted.
 DEPTH = 4
 LEAST_DEPTH = 40
@@ -42,6 +50,8 @@ MOST_SCANNED = 20_000
 # Candidates of an index scan: of 10,000 passages about one topic, 400 bring 97 % of the nearest ten, 200 bring 87 %.
 LEAST_EF_SEARCH = 400
 MOST_EF_SEARCH = 1_000
+# Nobody waits for a swap, and each passage that is new takes its place in the HNSW index: some milliseconds.
+SWAP_SECONDS = 600.0
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 
@@ -132,7 +142,73 @@ from fused f join vecs.passages p using (id)
 order by f.score desc, p.id
 """
 
-REMOVE_OTHERS = "delete from vecs.passages where document_id = %s and not id = any(%s)"
+# Which of these have a vector that their owner already has, live or staged? They are staged with it.
+STAGE_KNOWN = """
+with
+  found as (
+    select each ->> 'id' as id, each -> 'metadata' as metadata
+    from jsonb_array_elements(%(found)s::jsonb) as each
+  ),
+  known as materialized (
+    select found.id, same.vec, found.metadata
+    from found cross join lateral (
+      select vec from vecs.passages
+      where owner = (found.metadata ->> 'owner')::uuid
+        and metadata ->> 'content_hash' = nullif(found.metadata ->> 'content_hash', '')
+      union all
+      select vec from vecs.staged
+      where owner = (found.metadata ->> 'owner')::uuid
+        and metadata ->> 'content_hash' = nullif(found.metadata ->> 'content_hash', '')
+      limit 1
+    ) as same
+  ),
+  written as (
+    insert into vecs.staged as staged (id, vec, metadata)
+    select id, vec, metadata from known order by id
+    on conflict (id) do update set vec = excluded.vec, metadata = excluded.metadata
+    where staged.metadata <> excluded.metadata or staged.vec <> excluded.vec
+  )
+select id from known
+"""
+
+# One swap of a document at a time; what else the transaction sets holds for the statements after this one.
+LOCK = """
+select pg_advisory_xact_lock(hashtextextended(%(document_id)s::text, 0)),
+       set_config('statement_timeout', '0', true)
+"""
+# What is staged, and what is there? A document is of its newest passage's version.
+COUNTED = """
+select
+  (
+    select count(*) from vecs.staged
+    where job_id = %(job_id)s and owner = %(owner)s and metadata ->> 'document_id' = %(document_id)s::text
+  ) as staged,
+  count(*) as live,
+  coalesce(max((metadata ->> 'version')::bigint), 0) as version
+from vecs.passages
+where document_id = %(document_id)s and owner = %(owner)s
+"""
+REMOVE_OTHERS = """
+delete from vecs.passages
+where document_id = %(document_id)s and owner = %(owner)s
+  and not id in (select split_part(id, '/', 2) from vecs.staged where job_id = %(job_id)s)
+"""
+# What says the same as before is left alone, the index too. The first one always tells the document's version.
+PUT_STAGED = """
+insert into vecs.passages (id, vec, metadata)
+select staged.id, staged.vec, staged.metadata
+from (
+  select split_part(id, '/', 2) as id, vec, metadata - 'job_id' as metadata
+  from vecs.staged where job_id = %(job_id)s
+) as staged left join vecs.passages as live using (id)
+where live.id is null or live.vec <> staged.vec
+   or live.metadata - 'version' <> staged.metadata - 'version'
+   or (staged.metadata -> 'ordinal' = '0' and live.metadata <> staged.metadata)
+order by staged.id
+on conflict (id) do update set vec = excluded.vec, metadata = excluded.metadata
+"""
+UNSTAGE = "delete from vecs.staged where job_id = %s"
+
 REMOVE = "delete from vecs.passages where document_id = %s and owner = %s"
 REMOVE_AS_CALLER = "delete from vecs.passages where document_id = %s and owner = auth.uid()"
 
@@ -157,6 +233,9 @@ class Passage:
     """The headings above it, outermost first."""
     audience: Literal["owner", "everyone"] = "owner"
     content_hash: str = ""
+    """Of what was embedded: the same under the same model has the same vector. Empty when that is not known."""
+    version: int = 0
+    """The number of the job that made it."""
 
     @property
     def id(self) -> str:
@@ -178,6 +257,7 @@ class Passage:
             "end": self.end,
             "text": self.text,
             "content_hash": self.content_hash,
+            "version": self.version,
         }
 
 
@@ -199,6 +279,14 @@ class Match:
     end: int = 0
 
 
+class Incomplete(Exception):  # noqa: N818  # reads as what happened
+    """Not exactly the document's passages are staged, so it stays as it was."""
+
+
+class Superseded(Exception):  # noqa: N818  # reads as what happened
+    """A later job has replaced the document's passages already, and they stay."""
+
+
 async def find(
     caller: Caller,
     vector: Vector | None,
@@ -214,27 +302,78 @@ async def find(
     Raises Unavailable when the database is out of reach.
     """
     parameters = _parameters(caller, vector, text, limit=limit, mode=mode, document_ids=document_ids)
-    _, rows = await fetch_all(caller, [(SCAN_SETTINGS, parameters), (FIND, parameters)], database=Database.VECTORS)
+    _, rows = await fetch_all(
+        caller, [(SCAN_SETTINGS, parameters), (_ours(FIND), parameters)], database=Database.VECTORS
+    )
     return [_match(row) for row in rows]
 
 
-async def replace(document_id: UUID, passages: Sequence[Passage], vectors: Sequence[Vector]) -> None:
-    """Make these the document's passages: new ones in, then its others out; harmless to repeat. Workers only."""
-    records = [(each.id, vector, each.metadata) for each, vector in zip(passages, vectors, strict=True)]
+async def stage_known(job_id: UUID, found: Sequence[Passage]) -> list[Passage]:
+    """Stage those whose vector their owner already has and return the others, in their order; one round trip.
+
+    What an earlier attempt of the job has staged is known too. Workers only.
+    """
+    from psycopg.types.json import Jsonb
+
+    staged = {_staged_id(job_id, each): each for each in found}
+    records = [{"id": id_, "metadata": _staged_metadata(job_id, each)} for id_, each in staged.items()]
+    statement = _ours(STAGE_KNOWN), {"found": Jsonb(records)}
+    (rows,) = await service_fetch_all("stage passages", [statement], database=Database.VECTORS)
+    known = {row["id"] for row in rows}
+    return [each for id_, each in staged.items() if id_ not in known]
+
+
+async def stage(job_id: UUID, found: Sequence[Passage], vectors: Sequence[Vector]) -> None:
+    """Keep these with their vectors for the job's swap; harmless to repeat. Workers only.
+
+    Raises Unavailable when the database is out of reach.
+    """
+    records = [
+        (_staged_id(job_id, each), vector, _staged_metadata(job_id, each))
+        for each, vector in zip(found, vectors, strict=True)
+    ]
     await asyncio.to_thread(_upsert, records)
-    async with service_transaction("replace passages", database=Database.VECTORS) as connection:
-        await connection.execute(REMOVE_OTHERS, [document_id, [each.id for each in passages]])
+
+
+async def swap(job_id: UUID, document_id: UUID, owner: UUID, *, version: int, count: int) -> None:
+    """Make what the job has staged the document's passages, all at once; harmless to repeat, also once unstaged.
+
+    version: the job's number. count: of the passages that the document has by now. Workers only.
+    Raises Incomplete when others are staged than those, Superseded when the document is of a later version.
+    """
+    facts = {"job_id": job_id, "document_id": document_id, "owner": owner}
+    async with service_transaction("swap passages", database=Database.VECTORS, seconds=SWAP_SECONDS) as connection:
+        async with connection.pipeline():
+            await connection.execute(LOCK, facts)
+            counting = await connection.execute(_ours(COUNTED), facts)
+            telemetry.count_round_trip("postgres")
+        (seen,) = await counting.fetchall()
+        if seen["version"] > version:
+            raise Superseded(f"Document {document_id} is of version {seen['version']}, after {version}.")
+        if seen["staged"] == 0 and (seen["live"], seen["version"]) == (count, version):
+            return
+        if seen["staged"] != count:
+            raise Incomplete(f"Job {job_id} has staged {seen['staged']} of {count} passages.")
+        async with connection.pipeline():
+            await connection.execute(_ours(REMOVE_OTHERS), facts)
+            await connection.execute(_ours(PUT_STAGED), facts)
+            telemetry.count_round_trip("postgres")
+
+
+async def unstage(job_id: UUID) -> None:
+    """Drop what that job has staged; harmless to repeat. Workers only."""
+    await service_fetch_all("unstage passages", [(_ours(UNSTAGE), [job_id])], database=Database.VECTORS)
 
 
 async def remove(document_id: UUID, owner: UUID) -> None:
     """Take every passage of that owner's document out, as the service; those of another's stay. Workers only."""
     async with service_transaction("remove passages", database=Database.VECTORS) as connection:
-        await connection.execute(REMOVE, [document_id, owner])
+        await connection.execute(_ours(REMOVE), [document_id, owner])
 
 
 async def remove_as(caller: Caller, document_id: UUID) -> None:
     """Take every passage of the caller's document out; those of another's stay."""
-    await fetch_all(caller, [(REMOVE_AS_CALLER, [document_id])], database=Database.VECTORS)
+    await fetch_all(caller, [(_ours(REMOVE_AS_CALLER), [document_id])], database=Database.VECTORS)
 
 
 def _parameters(
@@ -284,18 +423,42 @@ def _literal(vector: Vector) -> str:
     return f"[{','.join(map(repr, vector))}]"
 
 
+def _staged_id(job_id: UUID, passage: Passage) -> str:
+    return f"{job_id}/{passage.id}"
+
+
+def _staged_metadata(job_id: UUID, passage: Passage) -> dict[str, Any]:
+    return passage.metadata | {"job_id": str(job_id)}
+
+
+def _ours(statement: LiteralString) -> LiteralString:
+    """Return the statement about the collection that this deployment uses."""
+    settings = load(CollectionSettings)
+    if settings.embedding_collection == COLLECTION:
+        return statement
+    renamed = statement.replace(f"vecs.{COLLECTION}", f"vecs.{settings.embedding_collection}")
+    return renamed.replace(f"vecs.{STAGED}", f"vecs.{settings.staged}")
+
+
 def _upsert(records: Sequence[tuple[str, Vector, dict[str, Any]]]) -> None:
-    if records:
+    from sqlalchemy.exc import OperationalError
+
+    if not records:
+        return
+    try:
         _collection().upsert(records)
+    except OperationalError as error:
+        raise Unavailable("The database cannot be reached just now.", code="database_unavailable") from error
 
 
 @cache
 def _collection() -> "Collection":
-    """Return the table as vecs sees it."""
+    """Return the staged passages as vecs sees them."""
     import vecs
 
     url = load(DatabaseSettings).vector_database_url.get_secret_value()
     # vecs needs psycopg2: its own statements fail under psycopg 3's server-side parameters.
     client = vecs.create_client(url.replace("postgresql://", "postgresql+psycopg2://", 1))
     # The migrations have made the table; vecs only compares its dimension with ours.
-    return client.get_or_create_collection(TABLE, dimension=load(EmbeddingSettings).embedding_dimensions)
+    name = load(CollectionSettings).staged
+    return client.get_or_create_collection(name, dimension=load(EmbeddingSettings).embedding_dimensions)

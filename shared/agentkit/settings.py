@@ -91,8 +91,27 @@ class ModelSettings(Settings):
     """US dollars for a million output tokens."""
 
 
-class EmbeddingSettings(Settings):
-    """The embedding model; its dimension is the passages table's."""
+class CollectionSettings(Settings):
+    """The collection of passages that this deployment reads and writes."""
+
+    embedding_collection: str = Field("passages", pattern="^[a-z][a-z0-9_]{0,39}$")
+    """Its table in the schema `vecs`; `python -m infra reembed` makes another for another embedding model."""
+
+    @field_validator("embedding_collection")
+    @classmethod
+    def _serves(cls, name: str) -> str:
+        if "staged" in name:
+            raise ValueError("a name with `staged` in it is kept for what belongs to another collection")
+        return name
+
+    @property
+    def staged(self) -> str:
+        """The collection beside it, where documents that are being ingested gather their passages."""
+        return "staged" if self.embedding_collection == "passages" else f"{self.embedding_collection}_staged"
+
+
+class EmbeddingSettings(CollectionSettings):
+    """The embedding model; its dimension is the collection's."""
 
     embedding_model: str
     embedding_dimensions: int = Field(1536, gt=0, le=2000)

@@ -123,7 +123,9 @@ WORDS = {"fetched": None, "OpenAI's": "https://api.openai.com/v1", "`OPENAI_BASE
 
 def fields():
     """Every setting by its variable, with its default; None for none."""
-    for kind in settings.Settings.__subclasses__():
+    kinds = settings.Settings.__subclasses__()
+    for kind in kinds:
+        kinds += kind.__subclasses__()
         for name, field in kind.model_fields.items():
             yield name.upper(), None if field.default is PydanticUndefined else field.default
 

@@ -45,6 +45,13 @@ INSERT = {
                 jsonb_build_object('owner', %(owner)s::text, 'document_id', %(id)s::text, 'text', 'The lease'))""",
 }
 TABLES = sorted(INSERT)
+# What people are granted nothing of: it is the service's own, for a while.
+SERVICE_ONLY = {
+    "vecs.staged": """
+        insert into vecs.staged (id, vec, metadata)
+        values (%(id)s::text, array_fill(0.5, array[384])::vector,
+                jsonb_build_object('owner', %(owner)s::text, 'document_id', %(id)s::text, 'job_id', %(id)s::text))""",
+}
 # What people may not do at all: passages are the worker's to write, a job is kept, usage is never changed.
 NOBODY_MAY = {
     ("vecs.passages", "insert"),
@@ -103,12 +110,12 @@ def catalog(server):
 
 
 def test_every_table_that_exists_is_tried_here(postgres):
-    assert sorted(catalog(postgres)) == TABLES
+    assert sorted(catalog(postgres)) == sorted([*TABLES, *SERVICE_ONLY])
 
 
 def test_every_table_has_row_level_security_and_says_what_it_holds(postgres):
     assert {name: (secured, bool(comment)) for name, (secured, comment) in catalog(postgres).items()} == (
-        dict.fromkeys(TABLES, (True, True))
+        dict.fromkeys([*TABLES, *SERVICE_ONLY], (True, True))
     )
 
 
@@ -196,6 +203,18 @@ def test_people_may_do_with_their_own_what_the_grants_say(server, table):
 def test_truncating_is_for_nobody(server, table):
     with acting_as(server, ADA, table) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute(f"truncate {table}")
+
+
+@pytest.mark.parametrize("table", SERVICE_ONLY)
+@pytest.mark.parametrize("person", [None, ADA, ADMIN], ids=["nobody", "its owner", "an admin"])
+def test_what_is_the_services_own_people_neither_see_nor_touch(postgres, table, person):
+    with connected(postgres, table, "ADMIN") as connection:
+        connection.execute(SERVICE_ONLY[table], {"owner": str(ADA.id), "id": str(uuid4())})
+    before = everything(postgres, table)
+    for statement in (f"select from {table}", f"delete from {table}", SERVICE_ONLY[table]):
+        with acting_as(postgres, person, table) as connection, pytest.raises(errors.InsufficientPrivilege):
+            connection.execute(statement, {"owner": str(ADA.id), "id": str(uuid4())})
+    assert everything(postgres, table) == before
 
 
 # What may be for everyone, and the statement by which a row of the person's own becomes it.

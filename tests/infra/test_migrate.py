@@ -244,7 +244,7 @@ async def test_the_logins_find_pgvector_where_the_project_keeps_it(project, sche
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "3")
     monkeypatch.setenv("EMBEDDING_MODEL", "three")
     monkeypatch.setenv("OPENAI_API_KEY", "not-needed-here")
-    document = uuid.uuid4()
+    document, job = uuid.uuid4(), uuid.uuid4()
     passage = Passage(document, ADA.id, 0, "The lease ends in 2027.", "Lease", 0, 23)
 
     def become(login):
@@ -254,7 +254,8 @@ async def test_the_logins_find_pgvector_where_the_project_keeps_it(project, sche
 
     passages._collection.cache_clear()
     become("agentkit_worker")
-    await passages.replace(document, [passage], [[1.0, 0.0, 0.0]])
+    await passages.stage(job, [passage], [[1.0, 0.0, 0.0]])
+    await passages.swap(job, document, ADA.id, version=1, count=1)
     await database.close()
     passages._collection.cache_clear()
     become("agentkit_functions")

@@ -43,9 +43,9 @@ def postgres(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Post
         monkeypatch.setenv(name, postgres_server.environment[name])
     with psycopg.connect(postgres_server.environment["ADMIN_DATABASE_URL"], autocommit=True) as connection:
         tables = "documents", "conversations", "messages", "jobs", "usage_events"
-        connection.execute("truncate " + ", ".join(f"agentkit.{table}" for table in tables))
+        connection.execute("truncate " + ", ".join(f"agentkit.{table}" for table in tables) + " cascade")
     with psycopg.connect(postgres_server.environment["ADMIN_VECTOR_DATABASE_URL"], autocommit=True) as connection:
-        connection.execute("truncate vecs.passages")
+        connection.execute("truncate vecs.passages, vecs.staged")
     return postgres_server
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import psycopg
 import pytest
@@ -54,7 +54,10 @@ async def as_worker(postgres, embedder, monkeypatch):
 
 
 async def store(document_id, texts, owner=ADA, **changes):
-    await passages.replace(document_id, passages_of(document_id, texts, owner, **changes), (await embed(texts)).vectors)
+    job, found = uuid4(), passages_of(document_id, texts, owner, **changes)
+    await passages.stage(job, found, (await embed(texts)).vectors)
+    await passages.swap(job, document_id, owner.id, version=0, count=len(found))
+    await passages.unstage(job)
 
 
 async def found(text, *, person=ADA, limit=3, mode="hybrid", **options):
