@@ -17,8 +17,15 @@ class Function:
     """The project's extras that its zip carries."""
     streams: bool = False
     """It runs under `agentkit.runtime` and its answers are streamed."""
-    queue: bool = False
-    """SQS invokes it; it has no URL."""
+    queue: str | None = None
+    """Whose messages SQS invokes it with: `jobs` or `dead-letter`."""
+    schedule: str | None = None
+    """How often EventBridge invokes it, as an expression of its own: `rate(5 minutes)`."""
+
+    @property
+    def has_url(self) -> bool:
+        """Whether people call it; else only queues and schedules do, and it works as the service."""
+        return self.queue is None and self.schedule is None
 
     @property
     def handler(self) -> str:
@@ -36,6 +43,5 @@ def declared() -> tuple[Function, ...]:
     """Return every declared function, by name."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["agentkit"]["functions"]
     return tuple(
-        Function(name, tuple(entry.get("extras", ())), entry.get("streams", False), entry.get("queue", False))
-        for name, entry in sorted(table.items())
+        Function(name, **{**entry, "extras": tuple(entry.get("extras", ()))}) for name, entry in sorted(table.items())
     )

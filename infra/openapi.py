@@ -20,9 +20,7 @@ Json = dict[str, Any]
 
 def merged() -> Json:
     """Import every function that has a URL and return one document of them all; each function is a tag."""
-    modules = {
-        each.name: importlib.import_module(f"functions.{each.name}.app") for each in declared() if not each.queue
-    }
+    modules = {each.name: importlib.import_module(f"functions.{each.name}.app") for each in declared() if each.has_url}
     return merge((name, module.__doc__ or "", module.app.openapi()) for name, module in modules.items())
 
 

@@ -57,7 +57,7 @@ class Gateway:
         """Have a function answer the request."""
         name = request.path_params["function"]
         function = self._lambdas.functions.get(name)
-        if function is None or function.function.queue:
+        if function is None or not function.function.has_url:
             return _failure(404, f"There is no function called {name}.")
         try:
             event = await _event(request)
@@ -75,7 +75,7 @@ class Gateway:
 
     async def home(self, _: Request) -> Response:
         """List what is here."""
-        functions = [name for name, each in self._lambdas.functions.items() if not each.function.queue]
+        functions = [name for name, each in self._lambdas.functions.items() if each.function.has_url]
         lines = ["AgentKit Functions, local stack", "", "  /docs", "  /openapi.json"]
         lines += [f"  /v1/{name}" for name in functions]
         return Response("\n".join([*lines, ""]), media_type="text/plain")

@@ -38,7 +38,7 @@ class Limits:
     @classmethod
     def of(cls, function: Function) -> Self:
         """Return those of a deployed function, with the sandboxes that a developer's machine has room for."""
-        long = function.streams or function.queue
+        long = function.streams or not function.has_url
         return cls(sandboxes=4 if function.streams else 3, timeout_seconds=300.0 if long else 30.0)
 
 
@@ -262,7 +262,7 @@ def _environment(function: Function, stack: Mapping[str, str]) -> dict[str, str]
     kept = {
         name: "" if name.startswith(NOT_FOR_FUNCTIONS) else value for name, value in {**os.environ, **stack}.items()
     }
-    if function.queue:
+    if not function.has_url:
         kept |= {
             name: stack[f"WORKER_{name}"]
             for name in ("DATABASE_URL", "VECTOR_DATABASE_URL")

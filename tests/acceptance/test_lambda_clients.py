@@ -12,7 +12,7 @@ from tests.parts.people import ADA, ISSUER, bearer, jwks
 from tests.parts.runtime_api import url_event
 
 BUFFERED = {function.name: function for function in declared() if not function.streams}
-WITH_URL = [name for name, function in BUFFERED.items() if not function.queue]
+WITH_URL = [name for name, function in BUFFERED.items() if function.has_url]
 SAMPLES = "tests.shared.samples"
 JSON = {"content-type": "application/json"}
 QUESTION = {"text": "When does the lease end?"}
@@ -40,7 +40,7 @@ def sandbox(start_sandbox, postgres_server, redis_server, embedder_server, aws_s
     def of(name):
         if name not in started:
             environment = dict(stack)
-            if BUFFERED[name].queue:
+            if not BUFFERED[name].has_url:
                 environment |= {each: stack[f"WORKER_{each}"] for each in ("DATABASE_URL", "VECTOR_DATABASE_URL")}
             if name == "health":
                 # It alone would ask the address that the others only compare.

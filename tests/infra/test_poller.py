@@ -15,7 +15,7 @@ from tests.parts.gateway import Sample
 
 pytestmark = pytest.mark.anyio
 
-WORKER = Sample("worker", queue=True)
+WORKER = Sample("worker", queue="jobs")
 
 
 class Queue:

@@ -22,7 +22,7 @@ from tests.parts.model import ScriptedModel, looks_it_up
 from tests.parts.people import ADA, Person
 from tests.parts.served import Serve
 
-HTTP_FUNCTIONS = [function.name for function in declared() if not function.queue]
+HTTP_FUNCTIONS = [function.name for function in declared() if function.has_url]
 PARAMETER = re.compile(r"{(\w+)}")
 
 
