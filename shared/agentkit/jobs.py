@@ -1,51 +1,45 @@
-"""Long work: a row that its owner can watch, a message in SQS that starts it, and the worker's side of both.
+"""Long work: a row that its owner can watch, end and begin again, and a message in SQS that starts a worker.
 
-    job = await enqueue(caller, "ingest", document_id=id, idempotency_key=key)        in a function that people call
-    handler = sqs_handler({"ingest": Work(run=ingest, failed=ingest_failed)})         in the worker
+    job = await enqueue(caller, "ingest", document_id=id, idempotency_key=key)
 
-SQS may deliver a message twice, late, or after the work was done; the row decides. Whoever moves it from `queued` to
-`running` does the work, and a worker that died without a word is followed by the next once its time is over. The
-message only names the job: what to do, and for whom, is read from the row.
+    queued -> parsing -> embedding -> indexing -> ready | failed | cancelled
+
+A message only says that a job needs hands: what is to be done, and for whom, is read from the row. So a message that
+is delivered twice, late, or after the work was done does no harm. The worker's side is `agentkit.work`.
 """
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, LiteralString, Protocol
+from typing import TYPE_CHECKING, Any, Literal, LiteralString
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from agentkit import database, telemetry
 from agentkit.auth import Caller
 from agentkit.database import Parameters, Row
-from agentkit.errors import Invalid, Unavailable
-from agentkit.settings import QueueSettings, WorkerSettings, load
+from agentkit.errors import Conflict, Invalid, NotFound, Unavailable
+from agentkit.paging import cursor_after, position
+from agentkit.settings import QueueSettings, load
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-    from psycopg import AsyncConnection
 
 CONNECT_SECONDS = 2
 READ_SECONDS = 10
-# A worker ends its work this long before Lambda would end the worker, so that it can still say so.
-MARGIN_SECONDS = 5.0
-# A job is begun only with this share of an invocation left: being cut off tells nothing of one that was given less.
-LEAST_SHARE = 0.5
-# How long a worker may take when nobody says (no Lambda context): Lambda's own limit.
-LONGEST_SECONDS = 900.0
-# An interrupted job is tried again this soon, then after three times as long each time.
-FIRST_PAUSE_SECONDS = 5
-LONGEST_PAUSE_SECONDS = 900
-# Work that was cut off by the clock this often will not get done by another try.
-CUT_OFF_AT_MOST = 2
+# SQS takes so many messages in one request.
+SENT_AT_ONCE = 10
+
+Status = Literal["queued", "parsing", "embedding", "indexing", "ready", "failed", "cancelled"]
+LIVE: tuple[Status, ...] = ("queued", "parsing", "embedding", "indexing")
 
 RECORD = """
-    insert into agentkit.jobs (id, owner, kind, document_id, idempotency_key)
-    values (%(id)s, %(owner)s, %(kind)s, %(document_id)s, %(idempotency_key)s)
+    insert into agentkit.jobs (id, owner, kind, document_id, idempotency_key, deadline)
+    values (%(id)s, %(owner)s, %(kind)s, %(document_id)s, %(idempotency_key)s,
+            now() + make_interval(secs => %(deadline_seconds)s))
     on conflict do nothing
 """
 # The job just recorded, or the earlier one that stood in its way: the same key's, or the document's live one.
@@ -54,41 +48,71 @@ FIND_RECORDED = """
     where owner = %(owner)s
       and (id = %(id)s
            or idempotency_key = %(idempotency_key)s
-           or (document_id = %(document_id)s and kind = %(kind)s and status in ('queued', 'running')))
+           or (document_id = %(document_id)s and kind = %(kind)s
+               and status in ('queued', 'parsing', 'embedding', 'indexing')))
     order by id = %(id)s desc, idempotency_key = %(idempotency_key)s desc nulls last
     limit 1
 """
+# A document waits when a job of its own does: true for a new job, untouched when an earlier one is under way or over.
+QUEUED: LiteralString = """
+    update agentkit.documents set status = 'queued', error_code = null, error = null
+    where id = %s and exists (
+        select from agentkit.jobs as job
+        where job.document_id = documents.id and job.owner = documents.owner and job.status = 'queued')
+"""
 # The key is given back, so that the same request can be tried again.
 GIVE_UP_SENDING = """
-    update agentkit.jobs
-    set status = 'failed', error_code = 'queue_unavailable', error = %s, finished_at = now(), idempotency_key = null
-    where id = %s and status = 'queued'
+    with ended as (
+        update agentkit.jobs
+        set status = 'failed', error_code = 'queue_unavailable', error = %(sentence)s, finished_at = now(),
+            idempotency_key = null
+        where id = %(id)s and status = 'queued'
+        returning document_id
+    )
+    update agentkit.documents set status = 'failed', error_code = 'queue_unavailable', error = %(sentence)s
+    where id in (select document_id from ended) and status = 'queued'
 """
 FIND = "select * from agentkit.jobs where id = %s and owner = %s"
-
-CLAIM = """
-    with free as (
-        select id, status from agentkit.jobs
-        where id = %(id)s
-          and (status = 'queued'
-               or (status = 'running' and started_at < now() - make_interval(secs => %(lease_seconds)s)))
-        for update
-    )
-    update agentkit.jobs as job
-    set status = 'running', attempts = attempts + 1, started_at = now(), progress = '{}'
-    from free where job.id = free.id
-    returning job.*, free.status = 'running' as abandoned
+# Newest first, from where the last page ended.
+PAGE = """
+    select * from agentkit.jobs
+    where owner = %(owner)s
+      and (%(document_id)s::uuid is null or document_id = %(document_id)s)
+      and (%(created_at)s::timestamptz is null or (created_at, id) < (%(created_at)s, %(id)s))
+    order by created_at desc, id desc
+    limit %(limit)s
 """
-STATUS = "select status from agentkit.jobs where id = %s"
-# Only the attempt that holds the job may change it: `attempts` tells one holder from the next.
-HELD = "where id = %(id)s and status = 'running' and attempts = %(attempts)s"
-PROGRESS = "update agentkit.jobs set progress = %(progress)s " + HELD
-SUCCEED = "update agentkit.jobs set status = 'succeeded', finished_at = now() " + HELD
-RELEASE = "update agentkit.jobs set status = 'queued' " + HELD
-FAIL = (
-    "update agentkit.jobs set status = 'failed', error_code = %(code)s, error = %(sentence)s, finished_at = now() "
-    + HELD
-)
+# A document that was ready before its new ingestion still is: its passages are the earlier ones. What is being indexed
+# may be there already, so it is not cancelled any more.
+CANCEL = """
+    with ended as (
+        update agentkit.jobs
+        set status = 'cancelled', finished_at = now(), holder = null, lease_until = null
+        where id = %(id)s and owner = %(owner)s and status in ('queued', 'parsing', 'embedding')
+        returning document_id
+    )
+    update agentkit.documents
+    set status = case when content_hash is null then 'cancelled' else 'ready' end
+    where id in (select document_id from ended) and status in ('queued', 'processing')
+"""
+# Only the latest work on a document that is still there can be begun again.
+RETRY = """
+    with again as (
+        update agentkit.jobs as job
+        set status = 'queued', attempts = 0, error_code = null, error = null, finished_at = null,
+            holder = null, lease_until = null, deadline = now() + make_interval(secs => %(deadline_seconds)s)
+        where id = %(id)s and owner = %(owner)s and status in ('failed', 'cancelled')
+          and (document_id is null
+               or exists (select from agentkit.documents as document
+                          where document.id = job.document_id and document.owner = job.owner))
+          and not exists (select from agentkit.jobs as later
+                          where later.owner = job.owner and later.document_id = job.document_id
+                            and later.kind = job.kind and later.number > job.number)
+        returning document_id
+    )
+    update agentkit.documents set status = 'queued', error_code = null, error = null
+    where id in (select document_id from again)
+"""
 
 log = telemetry.logger(__name__)
 
@@ -110,16 +134,28 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: UUID
+    number: int
+    """Later jobs have larger ones."""
     owner: UUID
     kind: str
-    status: Literal["queued", "running", "succeeded", "failed"]
+    status: Status
     document_id: UUID | None
     progress: dict[str, Any]
     attempts: int
     error: Fault | None
+    input_tokens: int
+    cost_usd: Decimal
+    source: dict[str, Any]
+    """The file as it was read, where the job has parts."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    deadline: datetime
+
+    @property
+    def live(self) -> bool:
+        """Whether it is not over yet."""
+        return self.status in LIVE
 
     @classmethod
     def of(cls, row: Row) -> "Job":
@@ -136,32 +172,6 @@ class Envelope(BaseModel):
     kind: str
     request_id: str = ""
     """Of the request that asked for the work, so that both leave it in their logs."""
-
-
-class WorkFailed(Exception):  # noqa: N818  # reads as what happened
-    """The work cannot be done, now or later; `sentence` tells the person why."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(f"{code}: {sentence}")
-        self.code = code
-        self.sentence = sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How the worker does one kind of job."""
-
-    run: Callable[[Job], Awaitable[None]]
-    """Do it; may run again after an attempt that ended anywhere. Raises WorkFailed when trying again is no use."""
-    failed: Callable[["AsyncConnection[Row]", Job, WorkFailed], Awaitable[None]]
-    """Note the final failure where else it shows, in the transaction that notes it in the job."""
-
-
-class LambdaContext(Protocol):
-    """The part of Lambda's context that we use."""
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return how long this invocation may still take."""
 
 
 async def enqueue(
@@ -181,13 +191,7 @@ async def enqueue(
     Raises Invalid when the key was used for something else, Unavailable (`queue_unavailable`) when the queue does not
     take the message; the job is marked failed then.
     """
-    facts = {
-        "id": uuid4(),
-        "owner": caller.id,
-        "kind": kind,
-        "document_id": document_id,
-        "idempotency_key": idempotency_key,
-    }
+    facts = recorded(caller.id, kind, document_id, idempotency_key)
     statements: list[tuple[LiteralString, Parameters]] = [(RECORD, facts), *also, (FIND_RECORDED, facts)]
     *_, found = await database.fetch_all(caller, statements)
     if not found:
@@ -197,32 +201,110 @@ async def enqueue(
     if (job.kind, job.document_id) != (kind, document_id):
         raise Invalid("This Idempotency-Key was used for another request.", code="idempotency_key_reused")
     if job.status == "queued":
-        await _send(caller, job)
+        await _start(caller, job)
     return job
 
 
-async def find(caller: Caller, job_id: UUID) -> Job | None:
-    """Return that person's job, or None when they have none of that id."""
-    row = await database.fetch_one(caller, FIND, [job_id, caller.id])
-    return Job.of(row) if row else None
+def recorded(owner: UUID, kind: str, document_id: UUID | None, idempotency_key: str | None = None) -> dict[str, Any]:
+    """Return the parameters of RECORD and FIND_RECORDED for a new job."""
+    return {
+        "id": uuid4(),
+        "owner": owner,
+        "kind": kind,
+        "document_id": document_id,
+        "idempotency_key": idempotency_key,
+        "deadline_seconds": load(QueueSettings).jobs_deadline_seconds,
+    }
 
 
-async def progress(job: Job, **facts: object) -> None:
-    """The job's owner sees these facts as its progress, in place of earlier ones."""
-    async with database.service_transaction("note a job's progress") as connection:
-        await connection.execute(PROGRESS, {**_holder(job), "progress": json.dumps(facts)})
+async def enqueue_for(owner: UUID, kind: str, document_id: UUID, *, reason: str) -> Job:
+    """Record a job of that person's document and have it started, as the service; otherwise as `enqueue`. Workers only.
 
-
-def sqs_handler(works: Mapping[str, Work]) -> Callable[[Mapping[str, Any], LambdaContext | None], dict[str, Any]]:
-    """Return the worker's Lambda handler: takes an SQS event, does each record's work, names those to deliver again.
-
-    A record's failure never touches the others. The event source mapping must have `ReportBatchItemFailures`.
+    reason: what for, in a few words. Raises whatever boto3 does when the queue does not take the message: the job
+    waits for maintenance then.
     """
+    facts = recorded(owner, kind, document_id)
+    async with database.service_transaction(reason) as connection:
+        await connection.execute(RECORD, facts)
+        row = await (await connection.execute(FIND_RECORDED, facts)).fetchone()
+        if row is None:
+            raise Conflict("The document's job has just ended.", code="job_over")
+        await connection.execute(QUEUED, [document_id])
+    job = Job.of(row)
+    if job.status == "queued":
+        await send(job)
+    return job
 
-    def handler(event: Mapping[str, Any], context: LambdaContext | None = None) -> dict[str, Any]:
-        return _loop().run_until_complete(_deliver(works, event["Records"], context))
 
-    return handler
+async def find(caller: Caller, job_id: UUID) -> Job:
+    """Return that person's job; raises NotFound."""
+    row = await database.fetch_one(caller, FIND, [job_id, caller.id])
+    return _found(row)
+
+
+async def page(
+    caller: Caller, cursor: str | None, limit: int, *, document_id: UUID | None = None
+) -> tuple[list[Job], str | None]:
+    """Return at most `limit` of that person's jobs, newest first, and where the next page begins."""
+    created_at, job_id = position(cursor, UUID)
+    facts = {
+        "owner": caller.id,
+        "document_id": document_id,
+        "created_at": created_at,
+        "id": job_id,
+        "limit": limit + 1,
+    }
+    rows = await database.fetch(caller, PAGE, facts)
+    more = len(rows) > limit
+    found = [Job.of(row) for row in rows[:limit]]
+    return found, cursor_after(found[-1].created_at, found[-1].id) if more else None
+
+
+async def cancel(caller: Caller, job_id: UUID) -> Job:
+    """End that person's job; a worker that is at it stops at its next beat.
+
+    Cancelling again is harmless. Raises NotFound, Conflict (`job_over`) when it was ready or had failed before, or is
+    being indexed: nothing takes long then.
+    """
+    _, rows = await database.fetch_all(
+        caller, [(CANCEL, {"id": job_id, "owner": caller.id}), (FIND, [job_id, caller.id])]
+    )
+    job = _found(rows[0] if rows else None)
+    if job.status != "cancelled":
+        raise Conflict("The job is over, or nearly: there is nothing left to cancel.", code="job_over")
+    return job
+
+
+async def retry(caller: Caller, job_id: UUID) -> Job:
+    """Begin that person's failed or cancelled job again, from where it broke off; a live one is left as it is.
+
+    Raises NotFound, Conflict (`job_not_retryable`) when it was ready, its document is gone or has later work,
+    Unavailable (`queue_unavailable`) when the queue does not take the message.
+    """
+    facts = {"id": job_id, "owner": caller.id, "deadline_seconds": load(QueueSettings).jobs_deadline_seconds}
+    _, rows = await database.fetch_all(caller, [(RETRY, facts), (FIND, [job_id, caller.id])])
+    job = _found(rows[0] if rows else None)
+    if not job.live:
+        raise Conflict(
+            "Only failed or cancelled work can be tried again, while its document is there and nothing newer was asked "
+            "of it.",
+            code="job_not_retryable",
+        )
+    if job.status == "queued":
+        await _start(caller, job)
+    return job
+
+
+async def send(job: Job, *, copies: int = 1) -> None:
+    """Tell workers that the job needs hands; raises whatever boto3 does when the queue does not take the messages."""
+    body = Envelope(job_id=job.id, kind=job.kind, request_id=telemetry.request_id.get()).model_dump_json()
+    url = load(QueueSettings).jobs_queue_url
+    telemetry.count_round_trip("queue")
+    if copies == 1:
+        await asyncio.to_thread(lambda: client().send_message(QueueUrl=url, MessageBody=body))
+        return
+    entries = [{"Id": str(index), "MessageBody": body} for index in range(min(copies, SENT_AT_ONCE))]
+    await asyncio.to_thread(lambda: client().send_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
 
 
 @cache
@@ -240,157 +322,24 @@ def client() -> "SQSClient":
 
 
 def close() -> None:
-    """Let go of the client, and of the worker's event loop with its connections."""
+    """Let go of the client."""
     if client.cache_info().currsize:
         client().close()
     client.cache_clear()
-    if _loop.cache_info().currsize:
-        _loop().run_until_complete(database.close())
-        _loop().close()
-    _loop.cache_clear()
 
 
-async def _send(caller: Caller, job: Job) -> None:
-    body = Envelope(job_id=job.id, kind=job.kind, request_id=telemetry.request_id.get()).model_dump_json()
-    url = load(QueueSettings).jobs_queue_url
-    telemetry.count_round_trip("queue")
+def _found(row: Row | None) -> Job:
+    if row is None:
+        raise NotFound("You have no job of that id.")
+    return Job.of(row)
+
+
+async def _start(caller: Caller, job: Job) -> None:
     try:
-        await asyncio.to_thread(lambda: client().send_message(QueueUrl=url, MessageBody=body))
+        await send(job)
     except Exception as error:
         # Whatever the reason, a job that nobody will start must not look as if someone would.
         log.error("queue.refused", job_id=job.id, exc_info=error)
         sentence = "The work could not be handed to the worker; ask for it again."
-        await database.fetch(caller, GIVE_UP_SENDING, [sentence, job.id])
+        await database.fetch(caller, GIVE_UP_SENDING, {"id": job.id, "sentence": sentence})
         raise Unavailable(sentence, code="queue_unavailable") from error
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """Return the process's one event loop: connections that an invocation leaves open are bound to it."""
-    return asyncio.new_event_loop()
-
-
-async def _deliver(
-    works: Mapping[str, Work], records: Sequence[Mapping[str, Any]], context: LambdaContext | None
-) -> dict[str, Any]:
-    failures = []
-    # A worker lives no longer than one invocation, so a job that was started longer ago has lost its worker.
-    lifetime = _remaining(context)
-    for record in records:
-        token = telemetry.request_id.set("")
-        try:
-            await _take(works, record, context, lifetime)
-        except Exception as error:
-            if not isinstance(error, _Again):
-                log.error("message.failed", message_id=record["messageId"], exc_info=error)
-            failures.append({"itemIdentifier": record["messageId"]})
-            pause = error.pause_seconds if isinstance(error, _Again) else None
-            await _postpone(record, pause or FIRST_PAUSE_SECONDS * 3 ** (_receives(record) - 1))
-        finally:
-            telemetry.request_id.reset(token)
-    return {"batchItemFailures": failures}
-
-
-class _Again(Exception):  # noqa: N818  # says what is wanted
-    """The message is to be delivered again, after that time when it matters."""
-
-    def __init__(self, pause_seconds: float | None = None) -> None:
-        super().__init__()
-        self.pause_seconds = pause_seconds
-
-
-async def _take(
-    works: Mapping[str, Work], record: Mapping[str, Any], context: LambdaContext | None, lifetime: float
-) -> None:
-    """Do what one message asks for; raises when it is to be delivered again."""
-    try:
-        envelope = Envelope.model_validate_json(record["body"])
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()]
-        log.error("message.unreadable", message_id=record["messageId"], faults=faults)
-        raise _Again from error
-    telemetry.request_id.set(envelope.request_id)
-    last = _receives(record) >= load(WorkerSettings).jobs_max_receives
-    # Nobody would come back to the last delivery: it is tried in whatever time there is.
-    if _remaining(context) < LEAST_SHARE * lifetime and not last:
-        log.info("job.postponed", job_id=envelope.job_id)
-        raise _Again
-    async with database.service_transaction("take a job") as connection:
-        row = await (await connection.execute(CLAIM, {"id": envelope.job_id, "lease_seconds": lifetime})).fetchone()
-        if row is None:
-            found = await (await connection.execute(STATUS, [envelope.job_id])).fetchone()
-            status = found["status"] if found else "gone"
-            log.info("job.skipped", job_id=envelope.job_id, status=status)
-            if status == "running":
-                # Should the worker that is at it die, this message is what brings the next one.
-                raise _Again(lifetime)
-            return
-    seconds = _remaining(context) - MARGIN_SECONDS
-    await _attempt(works, Job.of(row), cut_off=row["abandoned"], seconds=seconds, last=last)
-
-
-async def _postpone(record: Mapping[str, Any], seconds: float) -> None:
-    """Have the message delivered again after that time; the queue's own pause is made for the longest work."""
-    visible = {"ReceiptHandle": record["receiptHandle"], "VisibilityTimeout": min(int(seconds), LONGEST_PAUSE_SECONDS)}
-    try:
-        url = load(QueueSettings).jobs_queue_url
-        await asyncio.to_thread(lambda: client().change_message_visibility(QueueUrl=url, **visible))
-    except Exception as error:
-        # It comes again all the same, only later.
-        log.warning("message.not_postponed", message_id=record["messageId"], exc_info=error)
-
-
-def _receives(record: Mapping[str, Any]) -> int:
-    return int(record["attributes"]["ApproximateReceiveCount"])
-
-
-def _remaining(context: LambdaContext | None) -> float:
-    return context.get_remaining_time_in_millis() / 1000 if context else LONGEST_SECONDS
-
-
-async def _attempt(works: Mapping[str, Work], job: Job, *, cut_off: bool, seconds: float, last: bool) -> None:
-    """Work on a job that is ours; raises when its message is to be delivered again."""
-    if cut_off and job.attempts > CUT_OFF_AT_MOST:
-        await _fail(works, job, _took_too_long())
-        return
-    try:
-        async with asyncio.timeout(seconds) as clock:
-            await works[job.kind].run(job)
-    except WorkFailed as failure:
-        await _fail(works, job, failure)
-    except Exception as error:
-        log.warning("job.interrupted", job_id=job.id, kind=job.kind, attempts=job.attempts, exc_info=error)
-        if isinstance(error, TimeoutError) and clock.expired() and job.attempts >= CUT_OFF_AT_MOST:
-            await _fail(works, job, _took_too_long())
-            return
-        if last:
-            sentence = "It did not work after several attempts; ask for it again later."
-            await _fail(works, job, WorkFailed("gave_up", sentence))
-        else:
-            await _change(job, RELEASE)
-        raise _Again from error
-    else:
-        await _change(job, SUCCEED)
-        log.info("job.succeeded", job_id=job.id, kind=job.kind, attempts=job.attempts)
-
-
-async def _change(job: Job, statement: LiteralString) -> None:
-    async with database.service_transaction("move a job on") as connection:
-        await connection.execute(statement, _holder(job))
-
-
-async def _fail(works: Mapping[str, Work], job: Job, failure: WorkFailed) -> None:
-    log.info("job.failed", job_id=job.id, kind=job.kind, attempts=job.attempts, code=failure.code)
-    async with database.service_transaction("note a job's failure") as connection:
-        facts = {**_holder(job), "code": failure.code, "sentence": failure.sentence}
-        changed = await connection.execute(FAIL, facts)
-        if changed.rowcount and job.kind in works:
-            await works[job.kind].failed(connection, job, failure)
-
-
-def _took_too_long() -> WorkFailed:
-    return WorkFailed("took_too_long", "It took longer than we allow; try a smaller file.")
-
-
-def _holder(job: Job) -> dict[str, object]:
-    return {"id": job.id, "attempts": job.attempts}

@@ -48,6 +48,16 @@ class Stored:
 
     size_bytes: int
     media_type: str
+    etag: str
+    """Another one means other bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An object that was read."""
+
+    content: bytes
+    etag: str
 
 
 async def upload_url(key: str, *, media_type: str, size_bytes: int) -> Upload:
@@ -81,28 +91,29 @@ async def head(key: str) -> Stored:
     """Return what the bucket knows of the object; raises NotFound (`object_missing`) when there is none."""
     bucket = load(StorageSettings).storage_bucket
     found = await _asked(lambda: client().head_object(Bucket=bucket, Key=key))
-    return Stored(found["ContentLength"], found.get("ContentType", ""))
+    return Stored(found["ContentLength"], found.get("ContentType", ""), _bare(found["ETag"]))
 
 
-async def read(key: str, *, max_bytes: int) -> bytes:
-    """Return the object's bytes; raises NotFound (`object_missing`), or ContentTooLarge before reading too many."""
+async def read(key: str, *, max_bytes: int) -> File:
+    """Return the object; raises NotFound (`object_missing`), or ContentTooLarge before reading too many bytes."""
     bucket = load(StorageSettings).storage_bucket
 
-    def get() -> bytes | None:
+    def get() -> File | None:
         answer = client().get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
-            return None if answer["ContentLength"] > max_bytes else body.read()
+            return None if answer["ContentLength"] > max_bytes else File(body.read(), _bare(answer["ETag"]))
 
-    content = await _asked(get)
-    if content is None:
+    file = await _asked(get)
+    if file is None:
         raise ContentTooLarge(f"The file has more than {max_bytes:,} bytes.")
-    return content
+    return file
 
 
-async def write(key: str, content: bytes, *, media_type: str) -> None:
-    """Store the object, replacing one of the same key."""
+async def write(key: str, content: bytes, *, media_type: str) -> str:
+    """Store the object, replacing one of the same key; return its ETag."""
     bucket = load(StorageSettings).storage_bucket
-    await _asked(lambda: client().put_object(Bucket=bucket, Key=key, Body=content, ContentType=media_type))
+    stored = await _asked(lambda: client().put_object(Bucket=bucket, Key=key, Body=content, ContentType=media_type))
+    return _bare(stored["ETag"])
 
 
 async def delete(key: str) -> None:
@@ -148,6 +159,11 @@ def close() -> None:
     if client.cache_info().currsize:
         client().close()
     client.cache_clear()
+
+
+def _bare(etag: str) -> str:
+    """Return an ETag without its quotes, as the storage's notifications have it."""
+    return etag.strip('"')
 
 
 async def _asked(call: Callable[[], T]) -> T:

@@ -1,15 +1,15 @@
-"""A job is recorded once, started by a message, done by one worker at a time, and never left hanging."""
+"""A job is recorded once, started by a message, and its owner can watch it, end it and begin it again."""
 
 import asyncio
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from agentkit import database, jobs, settings, telemetry
-from agentkit.errors import Invalid, Unavailable
-from agentkit.jobs import Work, WorkFailed
+from agentkit.errors import Conflict, Invalid, NotFound, Unavailable
 from infra.local.part import free_port
 from tests.parts.people import ADA, BOB, caller
 
@@ -50,65 +50,6 @@ def messages(aws):
         ]
 
     return receive
-
-
-class Counting:
-    """Work that notes what it was asked to do, and does as told."""
-
-    def __init__(self):
-        self.done = []
-        self.failed = []
-        self.request_ids = []
-        self.error = None
-
-    async def run(self, job):
-        self.done.append(job.id)
-        self.request_ids.append(telemetry.request_id.get())
-        if self.error:
-            raise self.error
-
-    async def note(self, connection, job, failure):
-        await connection.execute("select 1")
-        self.failed.append((job.id, failure.code))
-
-
-@pytest.fixture
-def counting():
-    return Counting()
-
-
-@pytest.fixture
-def work(postgres, aws, counting, monkeypatch):
-    """Hand records to a worker that counts; returns the ids to be delivered again."""
-
-    def invoke(records, context=None):
-        with monkeypatch.context() as worker:
-            worker.setenv("DATABASE_URL", postgres.environment["WORKER_DATABASE_URL"])
-            settings.forget()
-            handler = jobs.sqs_handler({"count": Work(run=counting.run, failed=counting.note)})
-            failures = handler({"Records": records}, context)["batchItemFailures"]
-            jobs.close()
-        settings.forget()
-        return [failure["itemIdentifier"] for failure in failures]
-
-    return invoke
-
-
-def record(job_id, *, kind="count", receives=1, body=None):
-    if body is None:
-        body = jobs.Envelope(job_id=job_id, kind=kind).model_dump_json()
-    attributes = {"ApproximateReceiveCount": str(receives)}
-    return {"messageId": f"message of {job_id}", "receiptHandle": "gone", "body": body, "attributes": attributes}
-
-
-class Remaining:
-    """A Lambda context with that much time left."""
-
-    def __init__(self, seconds):
-        self.seconds = seconds
-
-    def get_remaining_time_in_millis(self):
-        return int(self.seconds * 1000)
 
 
 # Asking for work
@@ -171,7 +112,7 @@ def test_a_job_that_still_waits_is_sent_again(postgres, messages):
 def test_a_job_that_is_under_way_is_not_sent_again(postgres, messages, rows):
     document = uuid.uuid4()
     enqueue(document_id=document)
-    rows("update agentkit.jobs set status = 'running'")
+    rows("update agentkit.jobs set status = 'embedding'")
     enqueue(document_id=document)
     assert len(messages()) == 1
 
@@ -179,9 +120,9 @@ def test_a_job_that_is_under_way_is_not_sent_again(postgres, messages, rows):
 def test_a_job_that_ends_just_as_it_is_asked_for_again_is_followed_by_a_new_one(postgres, messages, rows):
     document = uuid.uuid4()
     first = enqueue(document_id=document)
-    rows("update agentkit.jobs set status = 'running'")
+    rows("update agentkit.jobs set status = 'embedding'")
     # Comes after the new job was turned away by the running one, and before that one is looked for.
-    its_end = "update agentkit.jobs set status = 'succeeded' where status = 'running'"
+    its_end = "update agentkit.jobs set status = 'ready' where status = 'embedding'"
     second = enqueue(document_id=document, also=[(its_end, [])])
     assert second.id != first.id
     assert str(second.id) in {json.loads(message["body"])["job_id"] for message in messages()}
@@ -217,217 +158,181 @@ def test_the_same_key_works_once_the_queue_is_back(postgres, messages, monkeypat
 def test_a_job_is_found_by_its_owner_alone(postgres, aws):
     job = enqueue()
     assert in_a_loop(jobs.find(caller(ADA), job.id)) == job
-    assert in_a_loop(jobs.find(caller(BOB), job.id)) is None
+    with pytest.raises(NotFound):
+        in_a_loop(jobs.find(caller(BOB), job.id))
 
 
-# Doing it
+def test_jobs_are_listed_newest_first_page_by_page_for_their_owner_alone(postgres, aws, rows):
+    made = [enqueue() for _ in range(3)]
+    enqueue(BOB)
+    for minute, job in enumerate(made):
+        rows("update agentkit.jobs set created_at = %s where id = %s", [f"2026-11-25 12:0{minute}", job.id])
+    first, cursor = in_a_loop(jobs.page(caller(ADA), None, 2))
+    second, end = in_a_loop(jobs.page(caller(ADA), cursor, 2))
+    assert [job.id for job in first + second] == [made[2].id, made[1].id, made[0].id]
+    assert end is None
 
 
-def test_work_is_done_and_its_job_succeeds(work, counting, messages, rows):
-    job = enqueue()
-    assert work(messages()) == []
-    assert counting.done == [job.id]
-    (row,) = rows("select * from agentkit.jobs")
-    assert (row["status"], row["attempts"]) == ("succeeded", 1)
-    assert row["created_at"] <= row["started_at"] <= row["finished_at"]
-
-
-def test_the_request_that_asked_is_named_in_the_workers_log(work, counting, messages):
-    token = telemetry.request_id.set("from-the-browser")
+def test_the_jobs_of_one_document_can_be_listed(postgres, aws):
+    document = uuid.uuid4()
+    job = enqueue(document_id=document)
     enqueue()
-    telemetry.request_id.reset(token)
-    work(messages())
-    assert counting.request_ids == ["from-the-browser"]
+    found, _ = in_a_loop(jobs.page(caller(ADA), None, 20, document_id=document))
+    assert [each.id for each in found] == [job.id]
 
 
-@pytest.mark.parametrize("status", ["succeeded", "failed"])
-def test_a_job_that_is_over_is_not_done_again(work, counting, rows, status):
-    job = enqueue()
-    rows("update agentkit.jobs set status = %s", [status])
-    assert work([record(job.id)]) == []
-    assert counting.done == []
-
-
-def test_a_job_that_is_not_there_is_not_asked_for_again(work, counting, aws):
-    assert work([record(uuid.uuid4())]) == []
-    assert counting.done == []
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        pytest.param("", id="empty"),
-        pytest.param("not JSON", id="no JSON"),
-        pytest.param("[]", id="no object"),
-        pytest.param('{"version": 1}', id="no job"),
-        pytest.param('{"version": 1, "job_id": "1", "kind": "count"}', id="no id"),
-        pytest.param(f'{{"version": 2, "job_id": "{uuid.UUID(int=1)}", "kind": "count"}}', id="of a later version"),
-    ],
-)
-def test_a_message_that_cannot_be_read_goes_back_and_the_others_are_done(work, counting, aws, body):
-    job = enqueue()
-    assert work([record("unreadable", body=body), record(job.id)]) == ["message of unreadable"]
-    assert counting.done == [job.id]
-
-
-def test_work_of_an_unknown_kind_waits_for_a_worker_that_knows_it(work, rows, aws):
-    job = enqueue(kind="later")
-    assert work([record(job.id, kind="later")]) == [f"message of {job.id}"]
-    assert [row["status"] for row in rows("select * from agentkit.jobs")] == ["queued"]
-
-
-def test_work_that_cannot_be_done_fails_with_its_reason(work, counting, rows, aws):
-    job = enqueue()
-    counting.error = WorkFailed("too_hard", "It is too hard.")
-    assert work([record(job.id)]) == []
-    (row,) = rows("select * from agentkit.jobs")
-    assert (row["status"], row["error_code"], row["error"]) == ("failed", "too_hard", "It is too hard.")
-    assert counting.failed == [(job.id, "too_hard")]
-
-
-def test_work_that_was_interrupted_is_queued_again(work, counting, rows, aws):
-    job = enqueue()
-    counting.error = ConnectionError("the model hung up")
-    assert work([record(job.id)]) == [f"message of {job.id}"]
-    assert [row["status"] for row in rows("select * from agentkit.jobs")] == ["queued"]
-    assert counting.failed == []
-    counting.error = None
-    assert work([record(job.id, receives=2)]) == []
-    assert [(row["status"], row["attempts"]) for row in rows("select * from agentkit.jobs")] == [("succeeded", 2)]
+# Ending it
 
 
 @pytest.fixture
-def hidden(aws):
-    """How many messages are hidden for now."""
+def document(rows):
+    """Make a document of Ada's in that state; returns its id."""
 
-    def ask():
-        name = "ApproximateNumberOfMessagesNotVisible"
-        answer = aws.sqs.get_queue_attributes(QueueUrl=aws.environment["JOBS_QUEUE_URL"], AttributeNames=[name])
-        return int(answer["Attributes"][name])
+    def make(status="queued", *, content_hash=None, owner=ADA):
+        document_id = uuid.uuid4()
+        rows(
+            "insert into agentkit.documents"
+            " (id, owner, title, filename, media_type, size_bytes, status, object_key, content_hash)"
+            " values (%(id)s, %(owner)s, 'Lease', 'lease.md', 'text/markdown', 5, %(status)s, %(key)s, %(hash)s)",
+            {"id": document_id, "owner": owner.id, "status": status, "key": str(document_id), "hash": content_hash},
+        )
+        return document_id
 
-    return ask
-
-
-def test_the_worker_itself_says_when_interrupted_work_is_tried_again(work, counting, messages, hidden):
-    enqueue()
-    received = messages()
-    assert hidden() == 0
-    counting.error = ConnectionError("the model hung up")
-    work(received)
-    assert hidden() == 1
+    return make
 
 
-def test_a_message_about_a_job_that_another_worker_is_at_waits_until_that_one_must_be_over(
-    work, messages, hidden, rows
+def status_of(rows, table, row_id):
+    (row,) = rows(f"select status from agentkit.{table} where id = %s", [row_id])
+    return row["status"]
+
+
+@pytest.mark.parametrize("status", ["queued", "parsing", "embedding"])
+def test_live_work_is_cancelled_with_its_document(postgres, aws, rows, document, status):
+    document_id = document("processing")
+    job = enqueue(document_id=document_id)
+    rows("update agentkit.jobs set status = %s, holder = gen_random_uuid()", [status])
+    ended = in_a_loop(jobs.cancel(caller(ADA), job.id))
+    assert (ended.status, status_of(rows, "documents", document_id)) == ("cancelled", "cancelled")
+    assert ended.finished_at is not None
+    assert [row["holder"] for row in rows("select holder from agentkit.jobs")] == [None]
+
+
+def test_a_document_that_was_ready_before_stays_ready_when_its_new_ingestion_is_cancelled(
+    postgres, aws, rows, document
 ):
-    enqueue()
-    rows("update agentkit.jobs set status = 'running', attempts = 1, started_at = now()")
-    received = messages()
-    assert hidden() == 0
-    work(received, Remaining(60))
-    assert hidden() == 1
+    document_id = document("processing", content_hash="of the earlier file")
+    job = enqueue(document_id=document_id)
+    in_a_loop(jobs.cancel(caller(ADA), job.id))
+    assert status_of(rows, "documents", document_id) == "ready"
 
 
-def test_the_last_delivery_fails_the_job_and_keeps_the_message(work, counting, rows, aws):
-    job = enqueue()
-    counting.error = ConnectionError("the model hung up")
-    assert work([record(job.id, receives=aws.environment["JOBS_MAX_RECEIVES"])]) == [f"message of {job.id}"]
-    assert [(row["status"], row["error_code"]) for row in rows("select * from agentkit.jobs")] == [
-        ("failed", "gave_up")
-    ]
-    assert counting.failed == [(job.id, "gave_up")]
+def test_cancelling_twice_is_harmless(postgres, aws, document):
+    job = enqueue(document_id=document())
+    first = in_a_loop(jobs.cancel(caller(ADA), job.id))
+    assert in_a_loop(jobs.cancel(caller(ADA), job.id)) == first
 
 
-def test_a_failure_that_cannot_be_noted_everywhere_is_noted_nowhere(work, counting, rows, aws, monkeypatch):
-    job = enqueue()
-    counting.error = WorkFailed("too_hard", "It is too hard.")
-
-    async def broken(connection, job, failure):
-        await connection.execute("select 1 / 0")
-
-    monkeypatch.setattr(counting, "note", broken)
-    assert work([record(job.id)]) == [f"message of {job.id}"]
-    assert [row["status"] for row in rows("select * from agentkit.jobs")] == ["running"]
+@pytest.mark.parametrize("status", ["indexing", "ready", "failed"])
+def test_work_that_is_over_or_nearly_is_not_cancelled(postgres, aws, rows, document, status):
+    job = enqueue(document_id=document("processing"))
+    rows("update agentkit.jobs set status = %s", [status])
+    with pytest.raises(Conflict) as caught:
+        in_a_loop(jobs.cancel(caller(ADA), job.id))
+    assert caught.value.code == "job_over"
+    assert status_of(rows, "jobs", job.id) == status
 
 
-def test_work_ends_itself_before_lambda_would_and_twice_is_enough(work, counting, rows, aws, monkeypatch):
-    job = enqueue()
-
-    async def endless(job):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(counting, "run", endless)
-    left = Remaining(jobs.MARGIN_SECONDS + 0.1)
-    assert work([record(job.id)], left) == [f"message of {job.id}"]
-    assert [row["status"] for row in rows("select * from agentkit.jobs")] == ["queued"]
-    assert work([record(job.id, receives=2)], left) == []
-    assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["took_too_long"]
+def test_nobody_cancels_or_retries_anothers_work(postgres, aws, rows, document):
+    job = enqueue(document_id=document())
+    for act in (jobs.cancel, jobs.retry):
+        with pytest.raises(NotFound):
+            in_a_loop(act(caller(BOB), job.id))
+    assert status_of(rows, "jobs", job.id) == "queued"
 
 
-@pytest.fixture
-def long_first(postgres, aws, counting, monkeypatch):
-    """Two jobs, and a context in which the first leaves less than half of the time to the second."""
-    first, second = enqueue(), enqueue()
-    context = Remaining(90)
-
-    async def run(job):
-        counting.done.append(job.id)
-        context.seconds = 44
-
-    monkeypatch.setattr(counting, "run", run)
-    return first, second, context
+# Beginning it again
 
 
-def test_a_job_is_not_begun_in_what_a_long_one_left_of_the_time(work, counting, rows, long_first):
-    first, second, context = long_first
-    assert work([record(first.id), record(second.id)], context) == [f"message of {second.id}"]
-    assert counting.done == [first.id]
-    (row,) = rows("select * from agentkit.jobs where id = %s", [second.id])
-    assert (row["status"], row["attempts"]) == ("queued", 0)
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_work_that_failed_or_was_cancelled_is_begun_again_by_a_message(postgres, rows, messages, document, status):
+    document_id = document(status)
+    job = enqueue(document_id=document_id)
+    rows(
+        "update agentkit.jobs set status = %s, attempts = 5, error_code = 'gave_up', error = 'It did not work.',"
+        " finished_at = now(), deadline = now() - interval '1 h'",
+        [status],
+    )
+    again = in_a_loop(jobs.retry(caller(ADA), job.id))
+    assert (again.id, again.status, again.attempts, again.error) == (job.id, "queued", 0, None)
+    assert again.finished_at is None
+    assert rows("select deadline > now() + interval '5 h' as later from agentkit.jobs") == [{"later": True}]
+    assert status_of(rows, "documents", document_id) == "queued"
+    assert len(messages()) == 2
 
 
-def test_the_last_delivery_is_tried_in_whatever_time_is_left(work, counting, long_first, aws):
-    first, second, context = long_first
-    last = record(second.id, receives=aws.environment["JOBS_MAX_RECEIVES"])
-    assert work([record(first.id), last], context) == []
-    assert counting.done == [first.id, second.id]
+def test_work_that_is_under_way_is_left_as_it_is(postgres, rows, messages, document):
+    job = enqueue(document_id=document())
+    rows("update agentkit.jobs set status = 'embedding', attempts = 1")
+    assert in_a_loop(jobs.retry(caller(ADA), job.id)).attempts == 1
+    assert len(messages()) == 1
 
 
-def test_a_job_is_another_workers_for_one_invocation(work, counting, rows, aws):
-    job = enqueue()
-    rows("update agentkit.jobs set status = 'running', attempts = 1, started_at = now() - interval '60 s'")
-    assert work([record(job.id)], Remaining(90)) == [f"message of {job.id}"]
-    assert counting.done == []
-    assert work([record(job.id)], Remaining(30)) == []
-    assert counting.done == [job.id]
+def test_work_that_is_done_cannot_be_tried_again(postgres, aws, rows, document):
+    job = enqueue(document_id=document("ready"))
+    rows("update agentkit.jobs set status = 'ready'")
+    with pytest.raises(Conflict) as caught:
+        in_a_loop(jobs.retry(caller(ADA), job.id))
+    assert caught.value.code == "job_not_retryable"
 
 
-def test_a_worker_that_lost_its_job_cannot_change_it(work, counting, rows, aws, monkeypatch):
-    job = enqueue()
-
-    async def overtaken(job):
-        rows("update agentkit.jobs set attempts = attempts + 1")
-        await jobs.progress(job, done=1)
-
-    monkeypatch.setattr(counting, "run", overtaken)
-    work([record(job.id)])
-    assert [(row["status"], row["progress"]) for row in rows("select * from agentkit.jobs")] == [("running", {})]
+def test_work_on_a_document_that_is_gone_cannot_be_tried_again(postgres, aws, rows, document):
+    job = enqueue(document_id=document("failed"))
+    rows("update agentkit.jobs set status = 'failed'")
+    rows("delete from agentkit.documents")
+    with pytest.raises(Conflict):
+        in_a_loop(jobs.retry(caller(ADA), job.id))
+    assert status_of(rows, "jobs", job.id) == "failed"
 
 
-def test_its_owner_sees_the_progress(work, counting, aws, monkeypatch):
-    job = enqueue()
+def test_earlier_work_on_a_document_cannot_be_tried_again(postgres, aws, rows, document):
+    document_id = document("failed")
+    earlier = enqueue(document_id=document_id)
+    rows("update agentkit.jobs set status = 'failed'")
+    enqueue(document_id=document_id)
+    rows("update agentkit.jobs set status = 'failed'")
+    with pytest.raises(Conflict):
+        in_a_loop(jobs.retry(caller(ADA), earlier.id))
+    assert status_of(rows, "jobs", earlier.id) == "failed"
 
-    async def half(job):
-        await jobs.progress(job, passages=5, passages_total=10)
 
-    monkeypatch.setattr(counting, "run", half)
-    work([record(job.id)])
-    assert in_a_loop(jobs.find(caller(ADA), job.id)).progress == {"passages": 5, "passages_total": 10}
+def test_a_queue_out_of_reach_fails_what_was_to_begin_again(postgres, aws, rows, document, monkeypatch):
+    document_id = document("failed")
+    job = enqueue(document_id=document_id)
+    rows("update agentkit.jobs set status = 'failed'")
+    jobs.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable):
+        in_a_loop(jobs.retry(caller(ADA), job.id))
+    assert status_of(rows, "jobs", job.id) == "failed"
+    assert status_of(rows, "documents", document_id) == "failed"
 
 
-def test_the_functions_own_login_cannot_do_the_workers_work(postgres, aws, counting, rows):
-    job = enqueue()
-    handler = jobs.sqs_handler({"count": Work(run=counting.run, failed=counting.note)})
-    assert len(handler({"Records": [record(job.id)]}, None)["batchItemFailures"]) == 1
-    assert counting.done == []
-    assert [row["status"] for row in rows("select * from agentkit.jobs")] == ["queued"]
+# As the service
+
+
+def test_the_service_starts_work_for_an_owner(postgres, messages, rows, document, monkeypatch):
+    document_id = document("ready")
+    monkeypatch.setenv("DATABASE_URL", postgres.environment["WORKER_DATABASE_URL"])
+    settings.forget()
+    job = in_a_loop(jobs.enqueue_for(ADA.id, "ingest", document_id, reason="test"))
+    assert (job.owner, job.status) == (ADA.id, "queued")
+    assert status_of(rows, "documents", document_id) == "queued"
+    assert in_a_loop(jobs.enqueue_for(ADA.id, "ingest", document_id, reason="test")).id == job.id
+    assert {json.loads(message["body"])["job_id"] for message in messages()} == {str(job.id)}
+
+
+def test_the_functions_own_login_cannot_start_work_for_others(postgres, aws, rows, document):
+    document_id = document("ready")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        in_a_loop(jobs.enqueue_for(ADA.id, "ingest", document_id, reason="test"))
+    assert rows("select * from agentkit.jobs") == []

@@ -1,0 +1,316 @@
+"""A document's file -> its text -> passages -> vectors -> `vecs.passages`, in steps that may break off anywhere.
+
+What is ready stays findable until the new passages take its place, all at once. What was embedded once is not embedded
+again: passages are known by what they say, so the same bytes cost nothing and a changed file costs its changes.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Protocol
+from uuid import UUID
+
+from agentkit import database, embeddings, jobs, passages, storage, telemetry
+from agentkit.database import Row
+from agentkit.errors import ContentTooLarge, NotFound, Unavailable
+from agentkit.jobs import Job
+from agentkit.passages import Incomplete, Passage, Superseded
+from agentkit.settings import EmbeddingSettings, QuotaSettings, StorageSettings, load
+from agentkit.work import Busy, LeaseLost, Over, WorkFailed
+from functions.worker import chunk, claims, sandbox
+from functions.worker.chunk import Sizes
+from functions.worker.claims import JobClaim, PartClaim, Steps
+from functions.worker.extract import Unreadable
+from functions.worker.fetch import FetchFailed, fetch
+from functions.worker.sandbox import Reading
+
+# Passages embedded between two notes of progress.
+BATCH = 64
+# A document of more is embedded in parts of so many, which several workers share: seconds each, so that little is
+# lost with a worker.
+PART = 128
+# Workers called to help with a document in parts.
+HELPERS = 8
+# Another number when the same bytes and sizes give other passages than before.
+EDITION = 1
+TITLE_CHARACTERS = 300
+
+# The service sees everyone's documents: a job works on one of its own owner's, whatever its row says.
+BEGIN = "update agentkit.documents set status = 'processing' where id = %s and owner = %s returning *"
+FIND = "select * from agentkit.documents where id = %s and owner = %s"
+FETCHED = """
+    update agentkit.documents
+    set size_bytes = %(size_bytes)s, media_type = %(media_type)s, filename = %(filename)s
+    where id = %(id)s
+"""
+# A web page that nobody named has its address for a title until its own is known.
+NAMED = "update agentkit.documents set title = %s where id = %s and title = source_url"
+# What the owner's other documents hold.
+HELD = """
+    select coalesce(sum(pages), 0)::bigint as pages, coalesce(sum(passages), 0)::bigint as passages
+    from agentkit.documents where owner = %s and id <> %s
+"""
+READY = """
+    update agentkit.documents
+    set status = 'ready', media_type = %(media_type)s, size_bytes = %(size_bytes)s, pages = %(pages)s,
+        passages = %(passages)s, content_hash = %(content_hash)s, etag = %(etag)s, recipe = %(recipe)s,
+        error_code = null, error = null
+    where id = %(document_id)s and owner = %(owner)s
+"""
+JOB_READY = """
+    update agentkit.jobs
+    set status = 'ready', finished_at = now(), holder = null, lease_until = null
+    where id = %s and holder = %s
+"""
+
+log = telemetry.logger(__name__)
+
+
+class Note(Protocol):
+    """Tells how far a batch has brought it."""
+
+    async def __call__(self, tokens: int, *, staged: int, reused: int) -> None:
+        """So many passages have their vectors, of which so many were known; the last ones cost so much."""
+
+
+async def next_step(job_id: UUID) -> JobClaim | PartClaim | Busy | Over:
+    """Claim what is to be done next on that job."""
+    return await claims.claim(job_id, Steps(read=_read, embed=_embed_part, index=_index))
+
+
+async def _read(claim: JobClaim) -> None:
+    """Read the document's file and cut it; embed and index it at once when it is short."""
+    job = claim.job
+    async with database.service_transaction("begin an ingestion") as connection:
+        row = await (await connection.execute(BEGIN, [job.document_id, job.owner])).fetchone()
+    if row is None:
+        raise await _deleted(job)
+    file = await _fetched(row) if row["source_url"] else await _stored(row)
+    source: dict[str, object] = {
+        "etag": file.etag,
+        "content_hash": hashlib.sha256(file.content).hexdigest(),
+        "recipe": _recipe(),
+        "size_bytes": len(file.content),
+        "media_type": row["media_type"],
+        "pages": row["pages"],
+    }
+    if row["passages"] and all(row[name] == source[name] for name in ("content_hash", "recipe")):
+        await claim.advance(
+            "indexing", passages=row["passages"], passages_total=row["passages"], reused=row["passages"]
+        )
+        await _finish(claim, source, count=row["passages"])
+        return
+    began = time.perf_counter()
+    reading = await _apart(row, file.content)
+    await _check_quota(row, reading)
+    source |= {"media_type": reading.media_type, "pages": reading.pages}
+    row["title"] = await _title(row, reading)
+    log.info(
+        "document.parsed",
+        document_id=row["id"],
+        media_type=reading.media_type,
+        pages=reading.pages,
+        passages=len(reading.passages),
+        seconds=round(time.perf_counter() - began, 2),
+    )
+    placed = list(enumerate(reading.passages))
+    if len(placed) > PART:
+        parts = [placed[start : start + PART] for start in range(0, len(placed), PART)]
+        await claim.split(parts, source)
+        await _call_helpers(job, len(parts))
+        return
+    total = len(placed)
+    pages = {} if reading.pages is None else {"pages": reading.pages, "pages_total": reading.pages}
+
+    async def note(tokens: int, *, staged: int, reused: int) -> None:
+        await claim.note(tokens, passages=staged, passages_total=total, reused=reused, **pages)
+
+    await note(0, staged=0, reused=0)
+    reused = await _embed(job, _passages(job, row, placed), note)
+    await claim.advance("indexing", passages=total, passages_total=total, reused=reused, **pages)
+    await _replace(claim, source, count=total)
+
+
+async def _embed_part(claim: PartClaim) -> None:
+    """Give one part's passages their vectors."""
+    row = await _document(claim.job)
+    await _embed(claim.job, _passages(claim.job, row, claim.passages), claim.note)
+
+
+async def _index(claim: JobClaim) -> None:
+    """Make the new passages the document's, unless its file has become another meanwhile."""
+    row = await _document(claim.job)
+    try:
+        stored = await storage.head(row["object_key"])
+    except NotFound as error:
+        raise _file_missing() from error
+    if stored.etag != claim.job.source.get("etag"):
+        log.info("document.changed", document_id=row["id"], job_id=claim.job.id)
+        await claim.start_over()
+        return
+    await _replace(claim, claim.job.source, count=claim.job.progress["passages_total"])
+
+
+async def _replace(claim: JobClaim, source: dict[str, object], *, count: int) -> None:
+    """Swap the document's passages for those that the job has staged, and end the job."""
+    job = claim.job
+    assert job.document_id is not None  # noqa: S101  # `documents` enqueues no ingestion without one
+    try:
+        await passages.swap(job.id, job.document_id, job.owner, version=job.number, count=count)
+    except Incomplete as error:
+        log.warning("document.incomplete", document_id=job.document_id, job_id=job.id, exc_info=error)
+        await claim.start_over()
+        return
+    except Superseded as error:
+        raise WorkFailed("superseded", "The document was ingested again meanwhile.") from error
+    await _finish(claim, source, count=count)
+    await passages.unstage(job.id)
+
+
+async def _finish(claim: JobClaim, source: dict[str, object], *, count: int) -> None:
+    """The document and its job are ready."""
+    job = claim.job
+    facts = {**source, "passages": count, "document_id": job.document_id, "owner": job.owner}
+    async with database.service_transaction("end an ingestion") as connection:
+        kept = (await connection.execute(READY, facts)).rowcount
+        if kept and not (await connection.execute(JOB_READY, [job.id, claim.holder])).rowcount:
+            raise LeaseLost
+        await connection.execute(claims.DELETE_PARTS, [job.id])
+    if not kept:
+        raise await _deleted(job)
+    log.info("document.ingested", document_id=job.document_id, job_id=job.id, passages=count, pages=source["pages"])
+
+
+async def _embed(job: Job, found: Sequence[Passage], note: Note) -> int:
+    """Stage the passages with their vectors, telling `note` after each batch; return how many were known before."""
+    reused = 0
+    for start in range(0, len(found), BATCH):
+        batch = found[start : start + BATCH]
+        unknown = await passages.stage_known(job.id, batch)
+        tokens = 0
+        if unknown:
+            embedded = await embeddings.embed([chunk.embedded(each.title, each) for each in unknown])
+            await passages.stage(job.id, unknown, embedded.vectors)
+            tokens = embedded.tokens
+        reused += len(batch) - len(unknown)
+        await note(tokens, staged=start + len(batch), reused=reused)
+    return reused
+
+
+def _passages(job: Job, row: Row, placed: Sequence[tuple[int, chunk.Passage]]) -> list[Passage]:
+    return [
+        Passage(
+            document_id=row["id"],
+            owner=row["owner"],
+            audience=row["audience"],
+            title=row["title"],
+            ordinal=ordinal,
+            text=piece.text,
+            start=piece.start,
+            end=piece.end,
+            page=piece.page,
+            heading=piece.heading,
+            content_hash=embeddings.content_hash(chunk.embedded(row["title"], piece)),
+            version=job.number,
+        )
+        for ordinal, piece in placed
+    ]
+
+
+async def _stored(row: Row) -> storage.File:
+    """Return the file that was uploaded."""
+    try:
+        return await storage.read(row["object_key"], max_bytes=load(StorageSettings).max_upload_bytes)
+    except NotFound as error:
+        raise _file_missing() from error
+    except ContentTooLarge as error:
+        raise WorkFailed("too_large", error.detail) from error
+
+
+async def _fetched(row: Row) -> storage.File:
+    """Return the web page as it is now, once it is stored as the document's file."""
+    try:
+        page = await fetch(row["source_url"], max_bytes=load(StorageSettings).max_upload_bytes)
+    except FetchFailed as failure:
+        if failure.retriable:
+            raise Unavailable(failure.sentence, code=failure.code) from failure
+        raise WorkFailed(failure.code, failure.sentence) from failure
+    row |= {"filename": page.filename, "media_type": page.media_type, "size_bytes": len(page.content)}
+    etag = await storage.write(row["object_key"], page.content, media_type=page.media_type)
+    async with database.service_transaction("note what was fetched") as connection:
+        await connection.execute(FETCHED, row)
+    return storage.File(page.content, etag)
+
+
+async def _apart(row: Row, content: bytes) -> Reading:
+    try:
+        return await sandbox.read_apart(
+            content,
+            announced=row["media_type"],
+            filename=row["filename"],
+            title=row["title"],
+            sizes=Sizes.configured(),
+        )
+    except Unreadable as error:
+        raise WorkFailed(error.code, error.sentence) from error
+
+
+async def _check_quota(row: Row, reading: Reading) -> None:
+    """Raise WorkFailed when the owner would hold more than one person may."""
+    settings = load(QuotaSettings)
+    async with database.service_transaction("count an owner's passages") as connection:
+        held = await (await connection.execute(HELD, [row["owner"], row["id"]])).fetchone()
+    assert held is not None  # noqa: S101  # a sum has one row
+    for what, new, most in (
+        ("pages", reading.pages or 0, settings.user_max_pages),
+        ("passages", len(reading.passages), settings.user_max_passages),
+    ):
+        if held[what] + new > most:
+            sentence = f"You may keep {most:,} {what} in all, and this document has {new:,}; delete others first."
+            raise WorkFailed("quota_exceeded", sentence)
+
+
+async def _title(row: Row, reading: Reading) -> str:
+    """Return what the document is called: a web page that nobody named gets its own title."""
+    if row["title"] != row["source_url"] or not reading.title:
+        return str(row["title"])
+    title = reading.title[:TITLE_CHARACTERS]
+    async with database.service_transaction("name a document") as connection:
+        await connection.execute(NAMED, [title, row["id"]])
+    return title
+
+
+async def _document(job: Job) -> Row:
+    async with database.service_transaction("find a document") as connection:
+        row = await (await connection.execute(FIND, [job.document_id, job.owner])).fetchone()
+    if row is None:
+        raise await _deleted(job)
+    return row
+
+
+async def _deleted(job: Job) -> WorkFailed:
+    """Return why there is nothing to do, once no passage is left, of this attempt or of one that broke off."""
+    assert job.document_id is not None  # noqa: S101  # `documents` enqueues no ingestion without one
+    await passages.unstage(job.id)
+    await passages.remove(job.document_id, job.owner)
+    return WorkFailed("document_deleted", "The document was deleted.")
+
+
+def _file_missing() -> WorkFailed:
+    return WorkFailed("file_missing", "The file is no longer there; upload it again.")
+
+
+def _recipe() -> str:
+    """Return what the passages depend on beside the bytes."""
+    sizes, model = Sizes.configured(), load(EmbeddingSettings)
+    return (
+        f"{EDITION}: {sizes.characters}/{sizes.overlap}/{sizes.window_tokens},"
+        f" {model.embedding_model}/{model.embedding_dimensions} in {model.embedding_collection}"
+    )
+
+
+async def _call_helpers(job: Job, parts: int) -> None:
+    try:
+        await jobs.send(job, copies=min(parts - 1, HELPERS))
+    except Exception as error:  # whatever the queue says: it takes longer alone, and gets done
+        log.warning("queue.refused", job_id=job.id, exc_info=error)
