@@ -142,7 +142,7 @@ class _Visit:
         if str(place) not in self._rules:
             self._rules[str(place)] = await self._rules_at(place)
         rules = self._rules[str(place)]
-        if rules and not rules.allow(str(url), agent=self._agent.partition("/")[0]):
+        if rules and not rules.allow(str(url)):
             raise FetchFailed("url_robots", "The site does not let programs fetch this address (robots.txt).")
 
     async def _rules_at(self, place: httpx.URL) -> robots.Rules | None:
@@ -154,7 +154,9 @@ class _Visit:
                 f"The site cannot say just now whether programs may fetch from it (robots.txt: {answer.status}).",
                 retriable=True,
             )
-        return robots.Rules(answer.content, whole=answer.whole) if answer.status in SUCCESSES else None
+        if answer.status not in SUCCESSES:
+            return None
+        return robots.Rules(answer.content, whole=answer.whole, agent=self._agent.partition("/")[0])
 
     async def _get(self, url: httpx.URL, *, max_bytes: int) -> _Answer:
         try:
