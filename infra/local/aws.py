@@ -1,8 +1,10 @@
 """S3 and SQS: moto's server with the bucket and the queues that the functions use in AWS.
 
+An object that is made is told to the jobs' queue, as a bucket's notifications are in AWS.
+
 moto keeps everything in memory. A stack that starts again has an empty bucket and empty queues: documents that were
 ready stay ready (their passages are in Postgres), an upload that was not ingested yet is to be made again, and
-a job whose message was lost is sent again when its document's ingestion is asked for again.
+a job whose message was lost is sent again by `maintenance`.
 moto checks no signatures, so a presigned URL that expired or was altered is refused in AWS and works here.
 """
 
@@ -44,13 +46,18 @@ class Aws:
         allowed_origins: Sequence[str] = ("http://localhost:3000",),
         visibility_seconds: int = 360,
         max_receives: int = 5,
+        notifies: bool = False,
     ) -> None:
-        """`visibility_seconds`: how long a message that is being worked on stays hidden; longer than any work takes."""
+        """`visibility_seconds`: how long a message that was received stays hidden, unless its function says otherwise.
+
+        `notifies`: the jobs' queue is told of new objects.
+        """
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._allowed_origins = list(allowed_origins)
         self._visibility_seconds = visibility_seconds
         self._max_receives = max_receives
+        self._notifies = notifies
         self._process = Process(
             self.name,
             [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)],
@@ -69,6 +76,7 @@ class Aws:
             "AWS_DEFAULT_REGION": REGION,
             "STORAGE_BUCKET": BUCKET,
             "JOBS_QUEUE_URL": self._queue_url(QUEUE),
+            "JOBS_DEAD_LETTER_QUEUE_URL": self.dead_letter_queue_url,
             "JOBS_MAX_RECEIVES": str(self._max_receives),
         }
 
@@ -96,6 +104,8 @@ class Aws:
         """Create the bucket and the queues in an empty server."""
         self._create_bucket()
         self._create_queues()
+        if self._notifies:
+            self._have_uploads_told()
 
     def stop(self) -> None:
         """End the server; what it held is gone."""
@@ -137,10 +147,18 @@ class Aws:
         }
         self.s3.put_bucket_cors(Bucket=BUCKET, CORSConfiguration={"CORSRules": [rule]})
 
+    def _have_uploads_told(self) -> None:
+        self.s3.put_bucket_notification_configuration(
+            Bucket=BUCKET,
+            NotificationConfiguration={
+                "QueueConfigurations": [{"QueueArn": _arn(QUEUE), "Events": ["s3:ObjectCreated:*"]}]
+            },
+        )
+
     def _create_queues(self) -> None:
         self.sqs.create_queue(QueueName=DEAD_LETTER_QUEUE)
         redrive = {
-            "deadLetterTargetArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{DEAD_LETTER_QUEUE}",
+            "deadLetterTargetArn": _arn(DEAD_LETTER_QUEUE),
             "maxReceiveCount": self._max_receives,
         }
         created = self.sqs.create_queue(
@@ -150,3 +168,7 @@ class Aws:
         # Clients may have been told the URL before the server ran.
         if created["QueueUrl"] != self._queue_url(QUEUE):
             raise PartFailed(f"{self.name} put its queue at {created['QueueUrl']}, not at {self._queue_url(QUEUE)}.")
+
+
+def _arn(queue: str) -> str:
+    return f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"

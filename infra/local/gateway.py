@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.local.part import LOOPBACK, Server
+from infra.local.schedule import EVERY_SECONDS
 
 
 class Gateway(Server):
@@ -11,10 +12,18 @@ class Gateway(Server):
 
     name = "gateway"
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *, port: int | None = None) -> None:
-        """`environment`: of all the parts that the functions need."""
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        port: int | None = None,
+        schedule_seconds: float = EVERY_SECONDS,
+    ) -> None:
+        """`environment`: of all the parts that the functions need. `schedule_seconds`: between a function's turns."""
         logs = folder / "logs"
-        super().__init__("infra.local.gateway_server", logs, port=port, log=logs / "gateway.log", env=environment)
+        arguments = logs, str(schedule_seconds)
+        super().__init__("infra.local.gateway_server", *arguments, port=port, log=logs / "gateway.log", env=environment)
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -1,10 +1,11 @@
 """One port for every function: HTTP requests become function URL events, the functions' answers HTTP responses.
 
-    python -m infra.local.gateway_server PORT LOGS
+    python -m infra.local.gateway_server PORT LOGS SCHEDULE_SECONDS
 
 `/v1/<function>/…` goes to that function. `/openapi.json` is the functions' merged OpenAPI document and `/docs` a page
 of it. Like Lambda it refuses bodies over 6 MB before a function sees them, and lets an answer be made to its end
-when its client has left. Messages of the queue are brought to the worker; changed code replaces the sandboxes.
+when its client has left. Messages are brought from the queues to their functions, schedules are kept, and changed code
+replaces the sandboxes.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from infra.local.lambdas import Lambdas, Throttled
 from infra.local.part import LOOPBACK
 from infra.local.poller import poll
 from infra.local.runtime_api import PRELUDE_END, FunctionFailed, Invocation
+from infra.local.schedule import keep_time
 
 LARGEST_BODY = 6 * 1024 * 1024
 WATCHED = [ROOT / "functions", ROOT / "shared"]
@@ -246,6 +248,7 @@ if __name__ == "__main__":
             Lambdas.warm,
             renew_on_change,
             lambda lambdas: poll(lambdas, os.environ),
+            lambda lambdas: keep_time(lambdas, every_seconds=float(sys.argv[3])),
         ),
         host=LOOPBACK,
         port=int(sys.argv[1]),

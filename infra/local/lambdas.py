@@ -118,7 +118,7 @@ class LocalFunction:
         self.function = function
         self._environment = environment
         self._log = log
-        self._limits = limits
+        self.limits = limits
         self._idle: list[Sandbox] = []
         self._all: set[Sandbox] = set()
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -127,7 +127,7 @@ class LocalFunction:
     async def invoke(self, event: bytes) -> Invocation:
         """Return the invocation once its answer has begun, or has failed. Raises Throttled."""
         sandbox = await self._acquire()
-        invocation = Invocation(event, self._limits.timeout_seconds)
+        invocation = Invocation(event, self.limits.timeout_seconds)
         task = asyncio.create_task(self._serve(sandbox, invocation))
         # Held here and not by the caller: as on Lambda, an answer is made to its end also when nobody waits for it.
         self._serving.add(task)
@@ -176,9 +176,9 @@ class LocalFunction:
                 if sandbox.alive:
                     return sandbox
                 await self._discard(sandbox)
-            if len(self._all) < self._limits.sandboxes:
+            if len(self._all) < self.limits.sandboxes:
                 return await self._start()
-            if len(self._queue) >= self._limits.waiting:
+            if len(self._queue) >= self.limits.waiting:
                 raise Throttled
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)

@@ -1,8 +1,9 @@
-"""What Lambda's event source mapping does: brings the queue's messages to the worker, and deletes what it has done.
+"""What Lambda's event source mapping does: brings a queue's messages to its function, and deletes what it has done.
 
 The event's shape: https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html
 
-The worker's answer names the messages that failed (`batchItemFailures`); those stay in the queue, come again when
+Batches are brought side by side, as many as the function has sandboxes; messages that nobody could take stay in the
+queue. The function's answer names the messages that failed (`batchItemFailures`); those stay too, come again when
 their visibility ends, and go to the dead-letter queue after the last try.
 """
 
@@ -13,13 +14,14 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from infra.local.lambdas import Lambdas
+from infra.local.lambdas import Lambdas, LocalFunction
 from infra.local.runtime_api import FunctionFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-WORKER = "worker"
+# The variable that holds the address of each queue that a function may name.
+QUEUES = {"jobs": "JOBS_QUEUE_URL", "dead-letter": "JOBS_DEAD_LETTER_QUEUE_URL"}
 BATCH = 5
 WAIT_SECONDS = 2
 AWAY_SECONDS = 1.0
@@ -28,17 +30,18 @@ log = logging.getLogger(__name__)
 
 
 async def poll(lambdas: Lambdas, environment: Mapping[str, str]) -> None:
-    """Go on until cancelled; a queue that is out of reach is asked again a second later."""
-    if WORKER not in lambdas.functions or not environment.get("JOBS_QUEUE_URL"):
+    """Go on until cancelled, for each function that has a queue; one out of reach is asked again a second later."""
+    sources = [
+        (function, environment[QUEUES[function.function.queue]])
+        for function in lambdas.functions.values()
+        if function.function.queue and environment.get(QUEUES[function.function.queue])
+    ]
+    if not sources:
         return
-    url = environment["JOBS_QUEUE_URL"]
     sqs = await asyncio.to_thread(_client, environment)
-    while True:
-        try:
-            await _once(lambdas, sqs, url)
-        except Exception as error:  # noqa: BLE001  # the queue is away, the worker's answer makes no sense: go on
-            log.warning("queue.unavailable: %r", error)
-            await asyncio.sleep(AWAY_SECONDS)
+    async with asyncio.TaskGroup() as polls:
+        for function, url in sources:
+            polls.create_task(_Source(function, sqs, url).poll())
 
 
 def _client(environment: Mapping[str, str]) -> "SQSClient":
@@ -49,34 +52,67 @@ def _client(environment: Mapping[str, str]) -> "SQSClient":
     return boto3.Session().client("sqs", endpoint_url=environment.get("AWS_ENDPOINT_URL"), config=once)
 
 
-async def _once(lambdas: Lambdas, sqs: "SQSClient", url: str) -> None:
-    received = await asyncio.to_thread(
-        sqs.receive_message,
-        QueueUrl=url,
-        MaxNumberOfMessages=BATCH,
-        WaitTimeSeconds=WAIT_SECONDS,
-        AttributeNames=["All"],
-        MessageAttributeNames=["All"],
-    )
-    messages = received.get("Messages", [])
-    if not messages:
-        return
-    event = {"Records": [_record(message, url, sqs.meta.region_name) for message in messages]}
-    try:
-        invocation = await lambdas.invoke(WORKER, json.dumps(event).encode())
-        answer = json.loads(await invocation.payload())
-    except FunctionFailed as failure:
-        # As in Lambda: the whole batch comes again.
-        log.error("worker.failed: %s", failure.document)  # its own log has the traceback
-        return
-    failed = _failed(answer, {message["MessageId"] for message in messages})
-    for message in messages:
-        if message["MessageId"] not in failed:
-            await asyncio.to_thread(sqs.delete_message, QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+class _Source:
+    """One queue and its function."""
+
+    def __init__(self, function: LocalFunction, sqs: "SQSClient", url: str) -> None:
+        self._function = function
+        self._sqs = sqs
+        self._url = url
+        self._free = asyncio.Semaphore(function.limits.sandboxes)
+
+    async def poll(self) -> None:
+        """Go on until cancelled."""
+        async with asyncio.TaskGroup() as batches:
+            while True:
+                await self._free.acquire()
+                messages = await self._received()
+                if messages:
+                    task = batches.create_task(self._bring(messages))
+                    task.add_done_callback(lambda _: self._free.release())
+                else:
+                    self._free.release()
+
+    async def _received(self) -> list[Any]:
+        try:
+            received = await asyncio.to_thread(
+                self._sqs.receive_message,
+                QueueUrl=self._url,
+                MaxNumberOfMessages=BATCH,
+                WaitTimeSeconds=WAIT_SECONDS,
+                AttributeNames=["All"],
+                MessageAttributeNames=["All"],
+            )
+        except Exception as error:  # noqa: BLE001  # the queue is away: go on
+            await self._survive(error)
+            return []
+        return list(received.get("Messages", []))
+
+    async def _bring(self, messages: list[Any]) -> None:
+        name = self._function.function.name
+        event = {"Records": [_record(message, self._url, self._sqs.meta.region_name) for message in messages]}
+        try:
+            invocation = await self._function.invoke(json.dumps(event).encode())
+            answer = json.loads(await invocation.payload())
+            failed = _failed(answer, {message["MessageId"] for message in messages})
+            for message in messages:
+                if message["MessageId"] not in failed:
+                    await asyncio.to_thread(
+                        self._sqs.delete_message, QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
+                    )
+        except FunctionFailed as failure:
+            # As in Lambda: the whole batch comes again.
+            log.error("%s.failed: %s", name, failure.document)  # its own log has the traceback
+        except Exception as error:  # noqa: BLE001  # the queue is away, the answer makes no sense: go on
+            await self._survive(error)
+
+    async def _survive(self, error: Exception) -> None:
+        log.warning("queue.unavailable: %r", error)
+        await asyncio.sleep(AWAY_SECONDS)
 
 
 def _failed(answer: Any, batch: set[str]) -> set[str]:  # noqa: ANN401  # JSON
-    """Return the messages that the worker says have failed; all of them when its answer makes no sense.
+    """Return the messages that the function says have failed; all of them when its answer makes no sense.
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html, "Success and failure conditions".
     """

@@ -25,6 +25,7 @@ from infra.local.model import Model
 from infra.local.part import LOOPBACK, Part, PartFailed, accepts, free_port, write_private
 from infra.local.postgres import Postgres
 from infra.local.redis import Redis
+from infra.local.schedule import EVERY_SECONDS
 from infra.local.signin import SignIn
 
 FOLDER = ROOT / ".local"
@@ -73,9 +74,21 @@ class AlreadyRunning(RuntimeError):  # noqa: N818  # reads as what is the case
 class Stack:
     """The parts of one checkout."""
 
-    def __init__(self, folder: Path = FOLDER, *, parts: Sequence[Part] | None = None) -> None:
-        """`parts`: others than the stack's own, for tests of the stack itself."""
+    def __init__(
+        self,
+        folder: Path = FOLDER,
+        *,
+        parts: Sequence[Part] | None = None,
+        max_receives: int = 5,
+        schedule_seconds: float = EVERY_SECONDS,
+    ) -> None:
+        """`parts`: others than the stack's own, for tests of the stack itself.
+
+        `max_receives`: of a job's message, before it is dead. `schedule_seconds`: between a function's turns.
+        """
         self._folder = folder
+        self._max_receives = max_receives
+        self._schedule_seconds = schedule_seconds
         self._given = parts
         self._parts: list[Part] = []
         self._lock: IO[str] | None = None
@@ -109,7 +122,12 @@ class Stack:
                 self.environment |= part.environment
             self._start_all(first)
             if self._given is None:
-                gateway = Gateway(self._folder, self.environment, port=self._port("gateway"))
+                gateway = Gateway(
+                    self._folder,
+                    self.environment,
+                    port=self._port("gateway"),
+                    schedule_seconds=self._schedule_seconds,
+                )
                 self._parts.append(gateway)
                 self.environment |= gateway.environment
                 self._start_all([gateway])
@@ -159,7 +177,12 @@ class Stack:
             Postgres(folder, port=self._port("postgres")),
             Redis(folder, port=self._port("redis")),
             Embedder(folder, port=self._port("embedder")),
-            Aws(folder, port=self._port("aws"), allowed_origins=_origins(origins)),
+            Aws(
+                folder,
+                port=self._port("aws"),
+                allowed_origins=_origins(origins),
+                max_receives=self._max_receives,
+            ),
             SignIn(folder, port=self._port("sign-in")),
         ]
         own = {name: os.environ[name] for name in OWN_MODEL if os.environ.get(name)}

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from urllib.parse import unquote_plus
 
 import httpx
 import pytest
@@ -83,3 +84,27 @@ def test_the_environment_is_known_before_it_starts(tmp_path):
     environment = Aws(tmp_path, port=4566).environment
     assert environment["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4566"
     assert environment["JOBS_QUEUE_URL"].startswith("http://127.0.0.1:4566/")
+
+
+def test_the_jobs_queue_is_told_of_an_upload(tmp_path):
+    server = Aws(tmp_path, notifies=True)
+    server.start()
+    try:
+        queue = server.environment["JOBS_QUEUE_URL"]
+        stored = server.s3.put_object(Bucket=BUCKET, Key="ada/1/a b.pdf", Body=b"12345")
+        told = server.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=5)["Messages"]
+        notices = [notice for message in told for notice in json.loads(message["Body"]).get("Records", ())]
+    finally:
+        server.stop()
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+    (notice,) = notices
+    assert notice["eventName"] == "ObjectCreated:Put"
+    assert notice["s3"]["bucket"]["name"] == BUCKET
+    assert notice["s3"]["object"]["size"] == 5
+    assert notice["s3"]["object"]["eTag"] == stored["ETag"].strip('"')
+    assert unquote_plus(notice["s3"]["object"]["key"]) == "ada/1/a b.pdf"
+
+
+def test_nothing_is_told_of_uploads_where_nobody_asked_for_it(aws):
+    aws.s3.put_object(Bucket=BUCKET, Key="ada/1/a.pdf", Body=b"12345")
+    assert receive(aws, aws.environment["JOBS_QUEUE_URL"]) == []

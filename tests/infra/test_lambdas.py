@@ -73,7 +73,7 @@ def test_a_function_that_takes_too_long_is_ended(serve_samples: Serve):
         assert first.status_code == 502
         assert first.json()["errorMessage"] == "Task timed out after 0.50 seconds"
         # Its sandbox was stuck; another answers, and may take its time.
-        samples.lambdas.functions["stream"]._limits = ONE
+        samples.lambdas.functions["stream"].limits = ONE
         assert samples.get("/v1/stream/seen").status_code == 200
 
 

@@ -24,6 +24,8 @@ class Queue:
     def __init__(self, aws, seen):
         self.aws = aws
         self.seen = seen
+        self.go = seen.with_name("go")
+        """What waits goes on once that is there."""
         self.url = aws.environment["JOBS_QUEUE_URL"]
 
     def send(self, *bodies, **options):
@@ -45,9 +47,13 @@ class Queue:
 
     def left(self, url=None):
         """How many messages it holds, those included that are being worked on."""
+        return sum(self.waiting_and_taken(url))
+
+    def waiting_and_taken(self, url=None):
+        """How many messages anyone may receive, and how many someone has."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         said = self.aws.sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)["Attributes"]
-        return sum(int(said[name]) for name in names)
+        return tuple(int(said[name]) for name in names)
 
 
 @pytest.fixture
@@ -56,10 +62,15 @@ def queue(aws, tmp_path):
 
 
 @asynccontextmanager
-async def polling(queue, **environment):
+async def polling(queue, function=WORKER, *, sandboxes=1):
     """The poller at work, with the sample worker behind it."""
-    stack = {"PYTHONPATH": str(ROOT), "SEEN": str(queue.seen), **queue.aws.environment, **environment}
-    lambdas = Lambdas(stack, queue.seen.parent, [WORKER], Limits(sandboxes=1, timeout_seconds=30.0))
+    stack = {
+        "PYTHONPATH": str(ROOT),
+        "SEEN": str(queue.seen),
+        "GO": str(queue.go),
+        **queue.aws.environment,
+    }
+    lambdas = Lambdas(stack, queue.seen.parent, [function], Limits(sandboxes=sandboxes, timeout_seconds=30.0))
     polls = asyncio.create_task(poll(lambdas, stack))
     try:
         yield
@@ -166,6 +177,28 @@ async def test_a_record_is_what_lambda_sends(queue):
         "ApproximateFirstReceiveTimestamp",
     }
     assert counted["ApproximateReceiveCount"] == "1"
+
+
+async def test_as_many_batches_are_worked_on_as_there_are_sandboxes_and_the_rest_stays_in_the_queue(queue):
+    async with polling(queue, sandboxes=2):
+        for taken in (1, 2):
+            queue.send("wait")
+            await until(lambda taken=taken: len(queue.events()) == taken)
+        queue.send("do")
+        assert queue.waiting_and_taken() == (1, 2)
+        queue.go.touch()
+        await until(lambda: queue.left() == 0)
+
+
+async def test_dead_letters_are_brought_to_the_function_of_their_queue(queue):
+    queue.send("do")
+    dead = queue.aws.dead_letter_queue_url
+    queue.aws.sqs.send_message(QueueUrl=dead, MessageBody='"do"')
+    async with polling(queue, Sample("worker", queue="dead-letter")):
+        await until(lambda: queue.left(dead) == 0)
+    ((record,),) = [event["Records"] for event in queue.events()]
+    assert record["eventSourceARN"].endswith(":jobs-dead-letter")
+    assert queue.left() == 1
 
 
 async def test_a_message_that_never_succeeds_goes_to_the_dead_letter_queue(queue):
