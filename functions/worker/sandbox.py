@@ -125,7 +125,7 @@ class Sandbox:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # this project's own module
                     [sys.executable, "-P", "-m", self._module],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     env=environment | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
                     # A Ctrl-C in a terminal is for the worker, whose end it notices.

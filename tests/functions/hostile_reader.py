@@ -10,7 +10,9 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from functions.worker.extract import Unreadable
 from functions.worker.forks import serve
@@ -18,34 +20,32 @@ from functions.worker.forks import serve
 PLENTY = 3_000_000_000
 
 
-def read(content, *, fifo="", path=""):
-    return MISDEEDS[content[:100].decode().strip()](**{name: it for name, it in {"fifo": fifo, "path": path}.items() if it})
+def read(content, *, path=""):
+    misdeed = MISDEEDS[content[:100].decode().strip()]
+    return misdeed(path) if path else misdeed()
 
 
-def hang(fifo):
-    told = os.open(fifo, os.O_WRONLY)
+def hang(path):
+    told = os.open(path, os.O_WRONLY)
     os.write(told, b"hanging")
     while True:
         signal.pause()
 
 
-def spin(fifo):
-    told = os.open(fifo, os.O_WRONLY)
+def spin(path):
+    told = os.open(path, os.O_WRONLY)
     os.write(told, b"spinning")
     # Native code: no Python runs, and no signal handler of Python's.
     re.match(r"(a+)+$", "a" * 64 + "b")
 
 
-def wait(fifo):
+def wait(path):
     """Until someone writes."""
-    return {"said": Path(fifo).read_text()}
+    return {"said": Path(path).read_text()}
 
 
 def allocate():
-    hoard = []
-    for _ in range(0, PLENTY, 1_000_000):
-        hoard.append(bytearray(1_000_000))
-    return {"got": len(hoard)}
+    return {"got": len([bytearray(1_000_000) for _ in range(0, PLENTY, 1_000_000)])}
 
 
 def hide_want_of_memory():
@@ -71,17 +71,15 @@ def write(path):
     try:
         Path(path).write_bytes(b"x")
     except OSError as error:
-        return {"refused": errno.errorcode[error.errno]}
+        return {"too large": error.errno == errno.EFBIG}
     return {"written": path}
 
 
 def open_files():
-    opened = []
     try:
-        while len(opened) < 1_000:
-            opened.append(os.open("/dev/null", os.O_RDONLY))
+        opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1_000)]
     except OSError as error:
-        return {"refused": errno.errorcode[error.errno]}
+        return {"too many": error.errno == errno.EMFILE}
     return {"opened": len(opened)}
 
 
@@ -89,7 +87,7 @@ def describe():
     return {
         "environment": dict(os.environ),
         "core": resource.getrlimit(resource.RLIMIT_CORE),
-        "open": len(os.listdir("/dev/fd")),
+        "open": len(list(Path("/dev/fd").iterdir())),
         "pid": os.getpid(),
         "parent": os.getppid(),
         "choice": Path("/proc/self/oom_score_adj").read_text().strip() if sys.platform == "linux" else "1000",
@@ -97,12 +95,12 @@ def describe():
 
 
 def chatter():
-    print("x" * 1_000_000)
-    os.write(2, b"x" * 1_000_000)
+    for output in (1, 2):
+        os.write(output, b"x" * 1_000_000)
     return {"said": "all"}
 
 
-MISDEEDS = {
+MISDEEDS: dict[str, Callable[..., Any]] = {
     "allocate": allocate,
     "abort": os.abort,
     "answer endlessly": lambda: {"text": "x" * 40_000_000},
