@@ -174,6 +174,26 @@ async def test_the_workers_login_can(postgres, monkeypatch):
         assert await cursor.fetchone() == {"role": "agentkit_service", "name": "agentkit: ingest a document"}
 
 
+async def test_statements_of_the_service_that_depend_on_nothing_are_one_round_trip(postgres, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", postgres.environment["WORKER_DATABASE_URL"])
+    who = "select current_user as role, current_setting('application_name') as name"
+    await database.service_fetch_all("connect", [])
+    with telemetry.counting_round_trips() as counted:
+        found = await database.service_fetch_all("stage passages", [(who, ()), ("select %s as two", [2])])
+    assert found == [[{"role": "agentkit_service", "name": "agentkit: stage passages"}], [{"two": 2}]]
+    assert counted == {"postgres": 1}
+
+
+async def test_work_that_nobody_waits_for_may_have_a_limit_of_its_own(postgres, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", postgres.environment["WORKER_DATABASE_URL"])
+    monkeypatch.setattr(database, "TIME_LIMIT_SECONDS", 0)
+    async with database.service_transaction("take one's time", seconds=60) as connection:
+        await connection.execute("select 1")
+    with pytest.raises(Unavailable):
+        async with database.service_transaction("be quick"):
+            pass
+
+
 async def test_a_value_that_postgres_cannot_store_is_the_requests_fault():
     for value in ("a\0b", "half \ud83d of a pair"):
         with pytest.raises(Invalid):

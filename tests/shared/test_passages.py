@@ -10,12 +10,11 @@ import vecs
 from psycopg.types.json import Jsonb
 
 from agentkit import database, passages, telemetry
-from agentkit.embeddings import close as close_embeddings
 from agentkit.embeddings import embed, embed_one
 from agentkit.passages import Passage, find
 from tests.parts.people import ADA, ADMIN, BOB, Person, caller, claims
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("as_worker", "embedder")]
 
 LEASE = UUID("10000000-0000-4000-8000-000000000001")
 HANDBOOK = UUID("10000000-0000-4000-8000-000000000002")
@@ -39,18 +38,6 @@ def passages_of(document_id, texts, owner=ADA, **changes):
         )
         for ordinal, text in enumerate(texts)
     ]
-
-
-@pytest.fixture(autouse=True)
-async def as_worker(postgres, embedder, monkeypatch):
-    """The worker's login, which may do what the functions' may and write as the service too."""
-    monkeypatch.setenv("DATABASE_URL", postgres.environment["WORKER_DATABASE_URL"])
-    monkeypatch.setenv("VECTOR_DATABASE_URL", postgres.environment["WORKER_VECTOR_DATABASE_URL"])
-    yield
-    await database.close()
-    await close_embeddings()
-    passages._collection().client.engine.dispose()
-    passages._collection.cache_clear()
 
 
 async def store(document_id, texts, owner=ADA, **changes):
