@@ -158,7 +158,9 @@ async def _replace(claim: JobClaim, source: dict[str, object], *, count: int) ->
     try:
         await passages.swap(job.id, job.document_id, job.owner, version=job.number, count=count)
     except Incomplete as error:
+        # An earlier attempt staged passages of what was another file then.
         log.warning("document.incomplete", document_id=job.document_id, job_id=job.id, exc_info=error)
+        await passages.unstage(job.id)
         await claim.start_over()
         return
     except Superseded as error:

@@ -4,89 +4,17 @@ import uuid
 
 import pytest
 
-from agentkit import embeddings, jobs, passages, settings, storage, work
-from functions.worker import sandbox
-from functions.worker.app import handler
+from agentkit import embeddings, settings, storage
 from infra.demo import make_pdf
 from infra.local.part import free_port
 from tests.parts.people import ADA, ADMIN, BOB
 
 DEMO = make_pdf.FOLDER
+# What every test here asks of the model.
+pytestmark = pytest.mark.usefixtures("embedder")
+
 HANDBOOK = (DEMO / "staff-handbook.pdf").read_bytes()
 LEASE = (DEMO / "harbour-street-lease.md").read_bytes()
-
-
-@pytest.fixture
-def upload(rows, aws):
-    """Put a document with its file and its job there, as `documents` leaves them; returns both ids."""
-
-    def put(content, media_type="text/markdown", *, title="A title", owner=ADA, audience="owner", stored=True):
-        document, job = uuid.uuid4(), uuid.uuid4()
-        key = f"{owner.id}/{document}/file"
-        rows(
-            "insert into agentkit.documents"
-            " (id, owner, title, filename, media_type, size_bytes, audience, status, object_key)"
-            " values (%s, %s, %s, 'file', %s, %s, %s, 'queued', %s)",
-            [document, owner.id, title, media_type, max(1, len(content)), audience, key],
-        )
-        rows(
-            "insert into agentkit.jobs (id, owner, kind, document_id) values (%s, %s, 'ingest', %s)",
-            [job, owner.id, document],
-        )
-        if stored:
-            aws.s3.put_object(Bucket=aws.environment["STORAGE_BUCKET"], Key=key, Body=content)
-        return document, job
-
-    return put
-
-
-@pytest.fixture
-def deliver(postgres, aws, embedder, monkeypatch):
-    """Invoke the worker with the messages of those jobs; returns how many it wants delivered again."""
-    monkeypatch.setenv("DATABASE_URL", postgres.environment["WORKER_DATABASE_URL"])
-    monkeypatch.setenv("VECTOR_DATABASE_URL", postgres.environment["WORKER_VECTOR_DATABASE_URL"])
-    passages._collection.cache_clear()
-
-    def invoke(*job_ids, receives=1):
-        records = [
-            {
-                "messageId": str(number),
-                "receiptHandle": "gone",
-                "body": jobs.Envelope(job_id=job_id, kind="ingest").model_dump_json(),
-                "attributes": {"ApproximateReceiveCount": str(receives)},
-            }
-            for number, job_id in enumerate(job_ids)
-        ]
-        return len(handler({"Records": records}, None)["batchItemFailures"])
-
-    yield invoke
-    work.close()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def readers():
-    """What reads documents apart, kept warm from test to test."""
-    yield
-    sandbox.close()
-
-
-@pytest.fixture
-def document(rows):
-    """The row of a document."""
-    return lambda document_id: rows("select * from agentkit.documents where id = %s", [document_id])[0]
-
-
-@pytest.fixture
-def stored(rows):
-    """The passages of a document, in their order."""
-
-    def ask(document_id):
-        found = rows(
-            "select * from vecs.passages where document_id = %s order by id", [document_id], database="VECTOR_"
-        )
-        return [row["metadata"] | {"id": row["id"]} for row in found]
-
-    return ask
 
 
 def test_a_pdf_becomes_passages_with_its_pages_and_headings(upload, deliver, document, stored, rows):
