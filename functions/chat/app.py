@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from agentkit import llm, ratelimit, runs, telemetry, ui_stream
 from agentkit.auth import Caller, CurrentCaller
-from agentkit.http import IdempotencyKey, add_headers, create_app, lambda_handler
+from agentkit.http import IdempotencyKey, add_headers, create_app, lambda_handler, seconds_left
 from agentkit.ratelimit import limit
 from agentkit.settings import ModelSettings, load
 from agentkit.ui_message import CHAT_ID, ChatRequest
@@ -33,7 +33,6 @@ LONGEST_SECONDS = 300.0
 ENDING_SECONDS = 8.0
 # Of those: one is the answer's to let go of what it holds, one is Redis's.
 SAVING_SECONDS = 5.0
-SHORTEST_SECONDS = 1.0
 
 ChatId = Annotated[str, Path(pattern=CHAT_ID, description="The chat's id, as `useChat` has it.")]
 
@@ -72,7 +71,8 @@ async def chat(
             await _make_sure_of(asking, body, caller)
             return await _save(body, caller, writer, ending, answer_id, usage)
 
-    return ui_stream.respond(run, answer, save, message_id=answer_id, seconds=_seconds_left(request))
+    seconds = seconds_left(request, ending_seconds=ENDING_SECONDS, otherwise=LONGEST_SECONDS)
+    return ui_stream.respond(run, answer, save, message_id=answer_id, seconds=seconds)
 
 
 @app.get(
@@ -151,15 +151,6 @@ async def _save(
         usage=usage,
     )
     return metadata
-
-
-def _seconds_left(request: Request) -> float:
-    """Return how long the answer may take, so that Lambda's deadline never cuts it off."""
-    context = request.scope.get("aws.context")
-    if context is None:
-        return LONGEST_SECONDS
-    remaining: int = context.get_remaining_time_in_millis()
-    return max(SHORTEST_SECONDS, remaining / 1000 - ENDING_SECONDS)
 
 
 handler = lambda_handler(app)

@@ -39,6 +39,8 @@ TEXT_TYPES = ["text/", "application/json", PROBLEM_JSON]
 MOST_ERRORS = 20
 # Where a request's scope holds what `add_headers` was given.
 ADDED_HEADERS = "agentkit.headers"
+# What an answer gets even when its deadline has all but passed.
+SHORTEST_SECONDS = 1.0
 EXPOSED_HEADERS = ["X-Request-Id", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"]
 
 log = telemetry.logger(__name__)
@@ -124,6 +126,19 @@ def add_headers(request: Request, headers: Mapping[str, str]) -> None:
     FastAPI's own way, a dependency's `response.headers`, reaches an answer only when the endpoint returns a value.
     """
     request.scope.setdefault(ADDED_HEADERS, {}).update(headers)
+
+
+def seconds_left(request: Request, *, ending_seconds: float, otherwise: float) -> float:
+    """Return how long an answer may take, so that Lambda's deadline never cuts it off.
+
+    ending_seconds: what its end needs of the invocation's time.
+    otherwise: the answer where no platform sets a deadline.
+    """
+    context = request.scope.get("aws.context")
+    if context is None:
+        return otherwise
+    remaining: int = context.get_remaining_time_in_millis()
+    return max(SHORTEST_SECONDS, remaining / 1000 - ending_seconds)
 
 
 def create_app(name: str) -> FastAPI:

@@ -135,7 +135,7 @@ def test_one_sandbox_answers_again_and_again_from_the_real_database(postgres, as
         )
 
 
-@pytest.mark.parametrize(("name", "path"), [("documents", "/v1/documents"), ("jobs", "/v1/jobs")])
+@pytest.mark.parametrize(("name", "path"), [("documents", "/v1/documents"), ("conversations", "/v1/conversations")])
 def test_what_is_not_there_is_a_problem_of_the_function(postgres, ask, name, path):
     status, _, problem = ask(name, f"{path}/{uuid.uuid4()}", headers=bearer(ADA))
     assert (status, problem["code"]) == (404, "not_found")
@@ -174,7 +174,7 @@ def test_an_event_of_another_source_is_an_error_and_the_sandbox_goes_on(sandbox,
 def test_what_nobody_caught_is_a_problem_that_does_not_tell_why(start_sandbox, redis_server):
     # A function whose deployment forgot its database.
     sandbox = start_sandbox(
-        BUFFERED["jobs"].handler,
+        BUFFERED["conversations"].handler,
         aws=True,
         environment={
             "SUPABASE_URL": ISSUER,
@@ -183,7 +183,7 @@ def test_what_nobody_caught_is_a_problem_that_does_not_tell_why(start_sandbox, r
             **redis_server.environment,
         },
     )
-    answer = sandbox.call(url_event(f"/v1/jobs/{uuid.uuid4()}", headers=bearer(ADA))).json
+    answer = sandbox.call(url_event("/v1/conversations", headers=bearer(ADA))).json
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (500, "application/problem+json")
     assert "DATABASE_URL" not in answer["body"]
     # Those who run it are told.

@@ -105,7 +105,7 @@ def test_a_queues_event_goes_to_a_plain_handler(emulate: Emulate):
 @pytest.fixture(scope="module")
 def chat(emulate: Emulate) -> Emulated:
     """The real chat function, which knows whom to trust and reaches nothing else."""
-    (function,) = [each for each in declared() if each.streams]
+    (function,) = [each for each in declared() if each.name == "chat"]
     return emulate(function.handler, environment={"SUPABASE_URL": ISSUER, "SUPABASE_JWKS": jwks()})
 
 

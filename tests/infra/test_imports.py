@@ -10,7 +10,8 @@ import pytest
 
 from infra.functions import ROOT, declared
 
-LIGHT = {function.name for function in declared() if not function.extras}
+# boto3 counts for nothing until it is used, and is loaded only then.
+LIGHT = {function.name for function in declared() if set(function.extras) <= {"aws"} and not function.queue}
 HEAVY_PACKAGES = {
     *("langchain", "langchain_core", "langchain_openai", "langgraph", "langsmith", "openai", "tiktoken"),
     *("numpy", "vecs", "sqlalchemy", "psycopg2", "boto3", "botocore", "supabase"),
@@ -78,7 +79,7 @@ def test_a_light_function_loads_no_heavy_package(function):
 
 
 @pytest.mark.parametrize(
-    "function", [each for each in declared() if each.name in LIGHT | {"chat", "documents"}], ids=lambda each: each.name
+    "function", [each for each in declared() if each.name in LIGHT | {"chat"}], ids=lambda each: each.name
 )
 def test_what_a_browser_waits_for_loads_at_most_twice_the_modules_of_an_empty_app(function):
     loaded = modules_loaded_by(f"functions.{function.name}.app")
@@ -87,10 +88,6 @@ def test_what_a_browser_waits_for_loads_at_most_twice_the_modules_of_an_empty_ap
 
 def test_chat_is_ready_to_answer_before_it_loads_a_model_library():
     assert loaded_by("functions.chat.app") & (HEAVY_PACKAGES | PARSERS) == set()
-
-
-def test_documents_loads_boto3_only_when_it_is_used():
-    assert loaded_by("functions.documents.app") & (HEAVY_PACKAGES | PARSERS) == set()
 
 
 def test_the_worker_loads_what_writes_and_fetches_only_when_there_is_work():

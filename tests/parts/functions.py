@@ -92,7 +92,7 @@ class Functions:
         """Give that person what the path's parameters name; return the ids by the parameters' names."""
         makers = {
             "document_id": self._document,
-            "job_id": lambda owner: self._job(owner, self._document(owner)),
+            "job_id": lambda owner: self._job(owner, over=path.endswith(("/events", "/retry"))),
             "conversation_id": self._conversation,
             "chat_id": self._conversation,
         }
@@ -106,8 +106,13 @@ class Functions:
         httpx.put(upload["url"], headers=upload["headers"], content=content).raise_for_status()
         return str(document["id"])
 
-    def _job(self, person: Person, document: str) -> str:
-        return str(self.ask(person, "POST", f"/v1/documents/{document}/ingest").json()["job_id"])
+    def _job(self, person: Person, *, over: bool) -> str:
+        """One that waits for a worker, or was ended before one came: its events end, and it can be retried."""
+        document = self._document(person)
+        job = self.ask(person, "POST", f"/v1/documents/{document}/ingest").json()["job_id"]
+        if over:
+            self.ask(person, "POST", f"/v1/jobs/{job}/cancel").raise_for_status()
+        return str(job)
 
     def _conversation(self, person: Person) -> str:
         chat = uuid.uuid4().hex
