@@ -86,7 +86,10 @@ def table_row(columns: Sequence[str], cells: Sequence[str]) -> Piece:
 
 
 def assemble(pieces: Iterable[Piece], *, pages: int | None = None) -> Extract:
-    """Put the pieces into one text, in order, each under the headings that came before it."""
+    """Put the pieces into one text, in order, each under the headings that came before it.
+
+    Raises Unreadable (`too_large`) as soon as they are more text than we take; the rest is not asked for.
+    """
     text: list[str] = []
     blocks: list[Block] = []
     path: list[tuple[int, str]] = []
@@ -104,6 +107,8 @@ def assemble(pieces: Iterable[Piece], *, pages: int | None = None) -> Extract:
             position += len(gap)
         text.append(words)
         end = position + len(words)
+        if end > MAX_CHARACTERS:
+            raise Unreadable("too_large", f"The file has more than {MAX_CHARACTERS:,} characters.")
         blocks.append(Block(position, end, piece.kind, piece.page, tuple(name for _, name in path)))
         position = end
     return Extract("".join(text), tuple(blocks), pages)

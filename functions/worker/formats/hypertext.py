@@ -1,10 +1,11 @@
 """HTML to pieces of text: what a reader sees of the page's body, without scripts, navigation and markup."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from functions.worker.extract import Kind, Piece, table_row
+from functions.worker.extract import Extract, Kind, Piece, assemble, mended, table_row
 
 UNSEEN = {
     *("head", "script", "style", "noscript", "template", "nav", "svg", "iframe", "object", "select", "button"),
@@ -17,6 +18,14 @@ INLINE = {
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 # Stands for <br> until blanks are collapsed; HTML itself cannot hold it.
 BREAK = "\v"
+
+
+def read(text: str) -> Extract:
+    """Return the text of a page, and its title."""
+    page = LexborHTMLParser(text)
+    title = page.css_first("head > title")
+    words = " ".join(mended(title.text()).split()) if title else ""
+    return replace(assemble(_Page().read(page.body) if page.body else []), title=words or None)
 
 
 def pieces(text: str) -> list[Piece]:
