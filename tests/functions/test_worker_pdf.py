@@ -41,6 +41,22 @@ def every_script():
     return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
+@pytest.fixture
+def pages_read(monkeypatch):
+    """At each page that is read, how many pages before it are still open."""
+    seen: list = []
+    still_open: list = []
+
+    def note(page):
+        still_open.append(sum(bool(before.raw or before.page.raw) for before in seen))
+        seen.append(page)
+        return lines_of(page)
+
+    lines_of = pdf._lines
+    monkeypatch.setattr(pdf, "_lines", note)
+    return still_open
+
+
 def bookmarked(content, title, page_number):
     """The same PDF with that bookmark."""
     book = PdfWriter(clone_from=PdfReader(BytesIO(content)))
@@ -216,20 +232,15 @@ def test_too_many_pages_are_refused_before_any_is_read(monkeypatch):
     assert refusal(printed(["1"], ["2"], ["3"])).code == "too_large"
 
 
-def test_too_much_text_is_refused_without_reading_on(monkeypatch):
-    taken = []
+def test_too_much_text_is_refused_without_reading_on(monkeypatch, pages_read):
     monkeypatch.setattr(pdf, "MAX_CHARACTERS", 20)
-    monkeypatch.setattr(pdf, "_lines", lambda page: taken.append(page) or [])
     assert refusal(printed(["Ten letters"], ["Ten letters"], ["Ten letters"])).code == "too_large"
-    assert len(taken) == 1
+    assert len(pages_read) == 1
 
 
-def test_each_page_is_closed_before_the_next_is_opened(monkeypatch):
-    seen = []
-    monkeypatch.setattr(pdf, "_lines", lambda page: seen.append(page) or [])
-    with suppress(Unreadable):
-        read(printed(["1"], ["2"], ["3"]))
-    assert [bool(text_page.raw or text_page.page.raw) for text_page in seen] == [False] * 3
+def test_each_page_is_closed_before_the_next_is_opened(pages_read):
+    read(printed(["One."], ["Two."], ["Three."]))
+    assert pages_read == [0, 0, 0]
 
 
 @pytest.mark.parametrize("position", range(0, 1000, 37))
