@@ -20,6 +20,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 WEB_PORTS = (80, 443)
+# Whoever owns a name may give it a thousand addresses, all of them other people's.
+MAX_TRIED = 4
 
 NOT_PUBLIC_IPV4 = [
     IPv4Network("0.0.0.0/8"),  # this network
@@ -87,14 +89,15 @@ class PublicInternet(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first of the name's addresses that answers, having checked all of them."""
+        """Connect to one of the name's addresses, the first of a few that answers, having checked all of them."""
         addresses = await _resolved(host, port)
         for address in addresses:
             self._check(address, port)
         # An address that swallows everything (IPv6 without a route, often) leaves the others their share of the time.
-        share = timeout and timeout / len(addresses)
+        tried = addresses[:MAX_TRIED]
+        share = timeout and timeout / len(tried)
         failure: Exception = httpcore.ConnectError("a name without addresses")
-        for address in addresses:
+        for address in tried:
             try:
                 return await self._sockets.connect_tcp(str(address), port, share, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:

@@ -243,6 +243,12 @@ async def test_a_name_in_any_script_is_asked_for_as_the_dns_knows_it(site, names
     assert f"Host: xn--bcher-kva.example:{site.port}" in site.heads[-1]
 
 
+async def test_a_name_with_its_last_dot_is_the_same_name(site):
+    # The certificate is for the name without it, and so are the site's robots.txt and its pages.
+    site.pages["/"] = answer(b"here")
+    assert (await get(site, host="site.test.")).url == f"http://site.test:{site.port}/"
+
+
 # Which addresses are the web's
 
 
@@ -453,6 +459,12 @@ async def test_the_next_address_of_a_name_is_tried_when_one_does_not_answer(site
     names["two.test"] = ["127.0.0.3", WEB]
     site.pages["/"] = answer(b"here")
     assert (await get(site, host="two.test")).content == b"here"
+
+
+async def test_a_name_with_many_addresses_does_not_make_us_knock_at_all_of_them(names, dialled):
+    names["many.test"] = [f"93.184.216.{n}" for n in range(200)]
+    await failure("http://many.test/")
+    assert dialled == [(address, 80) for address in names["many.test"][:4]]
 
 
 async def test_a_name_that_nobody_has_is_told_as_such(dialled):
