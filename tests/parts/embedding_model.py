@@ -60,6 +60,8 @@ class EmbeddingModel(ThreadingHTTPServer):
         self.listed = 0
         """How often it was asked which models there are, which costs nothing."""
         self.over = threading.Event()
+        self.seconds = 0.0
+        """How long each answer takes it."""
 
     @property
     def url(self) -> str:
@@ -85,11 +87,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(body)
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         says = self.server.answers.pop(0) if self.server.answers else Says()
+        self.server.over.wait(self.server.seconds)
         if says.waits:
             self.server.over.wait()
         content = says.body
         if content is None:
-            content = vectors(*(direction(text) for text in body["input"])).body or b""
+            dimensions = body.get("dimensions", DIMENSIONS)
+            content = vectors(*(direction(text, dimensions) for text in body["input"])).body or b""
         self._answer(says.status, content, says.headers)
 
     def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
