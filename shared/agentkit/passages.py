@@ -1,7 +1,9 @@
 """The pieces of documents, by meaning and by words: hybrid search in one statement, and their storing through vecs.
 
 Search reads `vecs.passages` by SQL, as the caller, in one round trip. Two legs are fused by reciprocal rank
-(Cormack, Clarke and Büttcher, SIGIR 2009: 1 / (60 + rank), summed over the legs):
+(Cormack, Clarke and Büttcher, SIGIR 2009: 1 / (60 + rank), summed over the legs). With 10 in the place of 60 and the
+keyword leg weighed by the share of the question's words that the passage holds, both together are better than either
+alone, whatever is asked: `make bench` measures it (quality).
 
 - semantic: cosine distance. What a caller may see is compared one by one and the answer is exact, unless it is more
   than COMPARED_NUMBERS allow. Then the HNSW index is scanned iteratively (pgvector 0.8) until enough of the rows it
@@ -115,23 +117,25 @@ with
     from (select id, distance from by_index union select id, distance from compared) as nearest
   ),
   words as materialized (
-    select string_agg(
-      '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''', ' | '
-    )::tsquery as wanted
-    from unnest(to_tsvector('english', %(text)s))
+    select string_agg(word, ' | ')::tsquery as wanted, array_agg(word::tsquery) as words
+    from (
+      select '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' as word
+      from unnest(to_tsvector('english', %(text)s))
+    ) as quoted
     where %(keyword)s
   ),
   keyword as (
-    select id, row_number() over (order by weight desc, id) as rank
+    select id, row_number() over (order by weight desc, id) as rank,
+           (select avg((fts @@ word)::int)::float8 from unnest((select words from words)) as word) as share
     from (
-      select id, ts_rank(fts, (select wanted from words)) as weight from visible
+      select id, fts, ts_rank(fts, (select wanted from words)) as weight from visible
       where (select wanted is not null from words) and fts @@ (select wanted from words)
       order by weight desc, id limit %(depth)s
     ) as heaviest
   ),
   fused as (
-    select id, sum(1.0 / (60 + rank))::float8 as score
-    from (select id, rank from semantic union all select id, rank from keyword) as legs
+    select id, sum(share / (10 + rank))::float8 as score
+    from (select id, rank, 1.0 as share from semantic union all select id, rank, share from keyword) as legs
     group by id
     order by score desc, id
     limit %(limit)s

@@ -75,8 +75,15 @@ async def test_fused_scores_are_sums_of_reciprocal_ranks():
     await store(LEASE, LEASE_TEXTS)
     first, second, third = await found("deposit", mode="hybrid")
     # "deposit" stands in one passage alone: rank 1 in both legs. The others are ranks 2 and 3 of the semantic leg.
-    assert first.score == pytest.approx(1 / 61 + 1 / 61)
-    assert (second.score, third.score) == (pytest.approx(1 / 62), pytest.approx(1 / 63))
+    assert first.score == pytest.approx(1 / 11 + 1 / 11)
+    assert (second.score, third.score) == (pytest.approx(1 / 12), pytest.approx(1 / 13))
+
+
+async def test_words_count_by_the_share_of_them_that_a_passage_holds():
+    await store(LEASE, LEASE_TEXTS)
+    best, *_ = await found("deposit zeppelin umbrella", mode="keyword")
+    # One of three words, at rank 1.
+    assert best.score == pytest.approx(1 / 3 / 11)
 
 
 async def test_nobody_sees_anothers_passages():
