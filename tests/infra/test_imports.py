@@ -16,7 +16,7 @@ HEAVY_PACKAGES = {
     *("langchain", "langchain_core", "langchain_openai", "langgraph", "langsmith", "openai", "tiktoken"),
     *("numpy", "vecs", "sqlalchemy", "psycopg2", "boto3", "botocore", "supabase"),
 }
-PARSERS = {"pypdf", "selectolax", "markdown_it"}
+PARSERS = {"pypdfium2", "mammoth", "python_calamine", "selectolax", "markdown_it"}
 # What any function here needs before its own first line: the measure of what it loads beyond that.
 FLOOR = "fastapi, mangum"
 # The budget of import time is 2.0 times the floor's; modules are what it is made of, and their number never varies.
@@ -37,9 +37,9 @@ def imported(file: Path) -> set[str]:
     return names
 
 
-def modules_loaded_by(modules: str) -> set[str]:
-    """Every module in memory after a fresh interpreter has imported those."""
-    program = f"import sys, json, {modules}; print(json.dumps(sorted(sys.modules)))"
+def modules_loaded_by(modules: str, *, then: str = "pass") -> set[str]:
+    """Every module in memory after a fresh interpreter has imported those, and done that with them."""
+    program = f"import sys, json, {modules}; {then}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -92,6 +92,11 @@ def test_chat_is_ready_to_answer_before_it_loads_a_model_library():
 
 def test_the_worker_loads_what_writes_and_fetches_only_when_there_is_work():
     assert loaded_by("functions.worker.app") & HEAVY_PACKAGES == set()
+
+
+def test_reading_a_text_loads_no_reader_of_other_files():
+    read = "functions.worker.parse.parse(b'Rent.', announced='text/plain', filename='')"
+    assert modules_loaded_by("functions.worker.parse", then=read) & PARSERS == set()
 
 
 def test_the_package_itself_imports_nothing():

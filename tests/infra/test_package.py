@@ -249,7 +249,7 @@ def test_a_cold_start_compiles_no_module(built, name):
     ("name", "packages"),
     [
         pytest.param("chat", ["langchain", "langchain_openai"], id="chat"),
-        pytest.param("worker", ["vecs", "boto3", "pypdf", "selectolax", "markdown_it"], id="worker"),
+        pytest.param("worker", ["vecs", "boto3", "pypdfium2", "mammoth", "python_calamine", "selectolax"], id="worker"),
     ],
 )
 def test_what_a_handler_loads_later_is_in_its_zip_too(built, name, packages):
