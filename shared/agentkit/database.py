@@ -146,6 +146,28 @@ async def service_transaction(
         yield connection
 
 
+@asynccontextmanager
+async def alone(name: str) -> AsyncIterator[bool]:
+    """Say whether nobody else is in here under that name, in any process; if so, nobody else will be until the end.
+
+    It takes a connection of its own, as the only lock that lasts through a pooler is a transaction's: ours while both
+    last.
+    """
+    try:
+        connection = await _connect(Database.APP)
+    except Exception as error:
+        problem = _problem(error, too_late=False)
+        if problem is None:
+            raise
+        raise problem from error
+    try:
+        await connection.execute("begin")
+        asked = await connection.execute("select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as ours", [name])
+        yield (await asked.fetchall())[0]["ours"]
+    finally:
+        await connection.close()
+
+
 async def ping(database: Database) -> None:
     """Return when that database answers; raises Unavailable when it does not."""
     async with _turn(database) as connection:

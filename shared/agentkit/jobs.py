@@ -307,6 +307,16 @@ async def send(job: Job, *, copies: int = 1) -> None:
     await asyncio.to_thread(lambda: client().send_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
 
 
+async def waiting() -> int:
+    """Return about how many messages the queue holds that no worker has taken yet."""
+    url = load(QueueSettings).jobs_queue_url
+    telemetry.count_round_trip("queue")
+    said = await asyncio.to_thread(
+        lambda: client().get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+    )
+    return int(said["Attributes"]["ApproximateNumberOfMessages"])
+
+
 @cache
 def client() -> "SQSClient":
     """Return this process's client."""

@@ -30,7 +30,7 @@ from uuid import UUID
 
 from agentkit import telemetry
 from agentkit.auth import Caller
-from agentkit.database import Database, fetch_all, service_fetch_all, service_transaction
+from agentkit.database import Database, Row, fetch_all, service_fetch_all, service_transaction
 from agentkit.embeddings import Vector
 from agentkit.errors import Unavailable
 from agentkit.settings import CollectionSettings, DatabaseSettings, EmbeddingSettings, load
@@ -213,6 +213,18 @@ on conflict (id) do update set vec = excluded.vec, metadata = excluded.metadata
 """
 UNSTAGE = "delete from vecs.staged where job_id = %s"
 
+# Which documents have passages, and which jobs have staged some? By id, from where the last page ended.
+DOCUMENTS = """
+select distinct document_id as id from vecs.passages where document_id > %s order by document_id limit %s
+"""
+STAGING = "select distinct job_id as id from vecs.staged where job_id > %s order by job_id limit %s"
+COUNTS = """
+select document_id as id, count(*) as passages from vecs.passages where document_id = any(%s) group by document_id
+"""
+REMOVE_SOME = """
+delete from vecs.passages where id in (select id from vecs.passages where document_id = any(%s) limit %s)
+"""
+
 REMOVE = "delete from vecs.passages where document_id = %s and owner = %s"
 REMOVE_AS_CALLER = "delete from vecs.passages where document_id = %s and owner = auth.uid()"
 
@@ -366,7 +378,29 @@ async def swap(job_id: UUID, document_id: UUID, owner: UUID, *, version: int, co
 
 async def unstage(job_id: UUID) -> None:
     """Drop what that job has staged; harmless to repeat. Workers only."""
-    await service_fetch_all("unstage passages", [(_ours(UNSTAGE), [job_id])], database=Database.VECTORS)
+    await _as_service("unstage passages", UNSTAGE, [job_id])
+
+
+async def documents(after: UUID, limit: int) -> list[UUID]:
+    """Return the documents that have passages, by id after that one; at most `limit`. Workers only."""
+    return [row["id"] for row in await _as_service("list documents with passages", DOCUMENTS, [after, limit])]
+
+
+async def staging(after: UUID, limit: int) -> list[UUID]:
+    """Return the jobs that have passages staged, by id after that one; at most `limit`. Workers only."""
+    return [row["id"] for row in await _as_service("list jobs with passages", STAGING, [after, limit])]
+
+
+async def counts(document_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return how many passages each of the documents has, where it has any. Workers only."""
+    rows = await _as_service("count documents' passages", COUNTS, [list(document_ids)])
+    return {row["id"]: row["passages"] for row in rows}
+
+
+async def remove_some(document_ids: Sequence[UUID], limit: int) -> int:
+    """Take at most `limit` passages of those documents out, anyone's; return how many it were. Workers only."""
+    async with service_transaction("remove passages", database=Database.VECTORS) as connection:
+        return (await connection.execute(_ours(REMOVE_SOME), [list(document_ids), limit])).rowcount
 
 
 async def remove(document_id: UUID, owner: UUID) -> None:
@@ -433,6 +467,11 @@ def _staged_id(job_id: UUID, passage: Passage) -> str:
 
 def _staged_metadata(job_id: UUID, passage: Passage) -> dict[str, Any]:
     return passage.metadata | {"job_id": str(job_id)}
+
+
+async def _as_service(reason: str, statement: LiteralString, parameters: Sequence[object]) -> list[Row]:
+    (rows,) = await service_fetch_all(reason, [(_ours(statement), parameters)], database=Database.VECTORS)
+    return rows
 
 
 def _ours(statement: LiteralString) -> LiteralString:

@@ -9,7 +9,7 @@ function's whole start.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -21,6 +21,7 @@ from agentkit.settings import StorageSettings, load
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ UPLOAD_SECONDS = 900
 DOWNLOAD_SECONDS = 300
 CONNECT_SECONDS = 2
 READ_SECONDS = 10
+# S3 lists, and deletes, so many objects in one request.
+LISTED_AT_ONCE = 1_000
 
 log = telemetry.logger(__name__)
 
@@ -50,6 +53,14 @@ class Stored:
     media_type: str
     etag: str
     """Another one means other bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object, as a listing of the bucket has it."""
+
+    key: str
+    stored_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,28 @@ async def delete(key: str) -> None:
     """The object is gone; it need not have been there."""
     bucket = load(StorageSettings).storage_bucket
     await _asked(lambda: client().delete_object(Bucket=bucket, Key=key))
+
+
+async def listed(*, after: str, limit: int = LISTED_AT_ONCE) -> list[Listed]:
+    """Return the objects whose keys come after that one, in the order of the keys' bytes; at most `limit`, or 1,000."""
+    bucket = load(StorageSettings).storage_bucket
+    page = await _asked(lambda: client().list_objects_v2(Bucket=bucket, StartAfter=after, MaxKeys=limit))
+    return [Listed(each["Key"], each["LastModified"]) for each in page.get("Contents", ())]
+
+
+async def delete_many(keys: Sequence[str]) -> None:
+    """The objects, at most 1,000, are gone; they need not have been there.
+
+    Raises UpstreamFailed (`storage_refused`) when the storage keeps one of them.
+    """
+    bucket = load(StorageSettings).storage_bucket
+    objects: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys]
+    if not objects:
+        return
+    answer = await _asked(lambda: client().delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True}))
+    if kept := answer.get("Errors"):
+        log.error("storage.kept", objects=len(kept), codes=sorted({each.get("Code", "") for each in kept}))
+        raise UpstreamFailed("The file storage refused our request.", code="storage_refused")
 
 
 @cache

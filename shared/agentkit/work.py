@@ -146,7 +146,7 @@ class LambdaContext(Protocol):
         """Return how long this invocation may still take."""
 
 
-class _Clock:
+class Clock:
     """What is left of an invocation."""
 
     def __init__(self, context: LambdaContext | None) -> None:
@@ -176,7 +176,7 @@ def sqs_handler(
     """
 
     def handler(event: Mapping[str, Any], context: LambdaContext | None = None) -> dict[str, Any]:
-        batch = _Batch(works, notice, _Clock(context), [SQSRecord(dict(each)) for each in event["Records"]])
+        batch = _Batch(works, notice, Clock(context), [SQSRecord(dict(each)) for each in event["Records"]])
         processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
         answer = process_partial_response(event=event, record_handler=batch.take, processor=processor)  # type: ignore[arg-type]
         return dict(answer)
@@ -192,6 +192,11 @@ async def fail(connection: "AsyncConnection[Row]", job: Job, failure: WorkFailed
     log.info("job.failed", job_id=job.id, kind=job.kind, attempts=job.attempts, code=failure.code)
     facts = {"id": job.id, "code": failure.code, "sentence": failure.sentence, "holder": holder}
     await connection.execute(FAIL, facts)
+
+
+def faults(error: ValidationError) -> list[str]:
+    """Return what is wrong with a message and where, without a word of what it says."""
+    return [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()]
 
 
 def run(work: Awaitable[Any]) -> Any:  # noqa: ANN401  # whatever the work returns
@@ -217,7 +222,7 @@ class _Batch:
     """The records of one invocation; none is handed to another worker while this one lives, unless it has failed."""
 
     def __init__(
-        self, works: Mapping[str, NextStep], notice: Notice | None, clock: _Clock, records: Sequence[SQSRecord]
+        self, works: Mapping[str, NextStep], notice: Notice | None, clock: Clock, records: Sequence[SQSRecord]
     ) -> None:
         self._works = works
         self._notice = notice
@@ -286,8 +291,7 @@ class _Batch:
             if self._notice is not None and isinstance(said, dict) and "job_id" not in said:
                 await self._notice(said)
                 return None
-            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()]
-            log.error("message.unreadable", message_id=record.message_id, faults=faults)
+            log.error("message.unreadable", message_id=record.message_id, faults=faults(error))
             raise Later from error
 
     async def _carry_on(self, claim: Claim) -> None:
