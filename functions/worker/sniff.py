@@ -7,11 +7,8 @@ text_kind(text, hint)           which of the other kinds of text it is
 """
 
 import csv
-import io
 import json
 import re
-import zipfile
-import zlib
 from pathlib import PurePath
 
 from functions.worker.extract import Unreadable
@@ -90,8 +87,8 @@ OLE_ENCRYPTED = "EncryptedPackage"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 OFFICE_TYPES = "[Content_Types].xml"
 OFFICE_FOLDERS = {"word/": DOCX, "ppt/": PPTX, "xl/": XLSX}
-# An EPUB and an OpenDocument file say what they are in an entry of this name, in fewer bytes than these.
-SAYS_TYPE, TYPE_BYTES = "mimetype", 100
+# An EPUB and an OpenDocument file say what they are in a part of this name.
+SAYS_TYPE = "mimetype"
 
 # What may stand before a page's first tag, one after the other: one pattern for all of them would try for ever.
 BEFORE_PAGE = re.compile(r"\s*(<\?xml[^>]*>|<!--.*?-->)", re.DOTALL)
@@ -117,7 +114,8 @@ def hinted(announced: str, filename: str) -> str | None:
 def sniff(content: bytes) -> str | None:
     """Return what the bytes are when they are data that we read; None when they may be text.
 
-    Raises Unreadable for other data: `type_unsupported`, `encrypted`, or `unreadable` when it is damaged.
+    Raises Unreadable for other data (`type_unsupported`), and for what is `encrypted` or so damaged (`unreadable`) that
+    it cannot be told.
     """
     at = content.find(PDF_HEADER, 0, PDF_HEADER_WITHIN)
     if at >= 0 and (not content[:at].strip() or PDF_OBJECT in content):
@@ -160,26 +158,19 @@ def text_kind(text: str, hint: str | None) -> str:
 
 
 def _zipped(content: bytes) -> str:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-            says = _says(archive) if SAYS_TYPE in names else ""
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise Unreadable("unreadable", "The file is damaged: its end is missing, or parts of it.") from error
+    from functions.worker.formats.archive import Archive
+
+    archive = Archive(content)
+    says = archive.read(SAYS_TYPE).decode("ascii", "replace").strip() if SAYS_TYPE in archive else ""
     if says == EPUB:
         return EPUB
     if says.startswith("application/vnd.oasis.opendocument"):
         raise unsupported("an OpenDocument file", "save it as .docx, .pptx or .xlsx, and upload that")
-    if OFFICE_TYPES in names:
+    if OFFICE_TYPES in archive:
         for folder, kind in OFFICE_FOLDERS.items():
-            if any(name.startswith(folder) for name in names):
+            if any(name.startswith(folder) for name in archive):
                 return kind
     raise unsupported("a ZIP archive", UNPACK)
-
-
-def _says(archive: zipfile.ZipFile) -> str:
-    with archive.open(SAYS_TYPE) as entry:
-        return entry.read(TYPE_BYTES).decode("ascii", "replace").strip()
 
 
 def _old_office(content: bytes) -> Unreadable:

@@ -4,11 +4,11 @@ import gzip
 import io
 import random
 import tarfile
-import zipfile
 
 import pytest
 
 from functions.worker import sniff
+from tests.parts.archives import locked, zipped
 from tests.parts.files import printed, read, refusal
 
 OFFICE = "application/vnd.openxmlformats-officedocument."
@@ -17,16 +17,8 @@ PPTX = f"{OFFICE}presentationml.presentation"
 XLSX = f"{OFFICE}spreadsheetml.sheet"
 
 
-def zipped(**entries):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in entries.items():
-            archive.writestr(name, text)
-    return out.getvalue()
-
-
 def office(part):
-    return zipped(**{"[Content_Types].xml": "<Types/>", "_rels/.rels": "<Relationships/>", part: "<x/>"})
+    return zipped({"[Content_Types].xml": "<Types/>", part: "<x/>"})
 
 
 def ole(*streams):
@@ -61,7 +53,7 @@ LETTER = (
         pytest.param(office("word/document2.xml"), DOCX, id="docx as SharePoint writes it"),
         pytest.param(office("ppt/presentation.xml"), PPTX, id="pptx"),
         pytest.param(office("xl/workbook.xml"), XLSX, id="xlsx"),
-        pytest.param(zipped(mimetype="application/epub+zip\n"), "application/epub+zip", id="epub"),
+        pytest.param(zipped({"mimetype": "application/epub+zip\n"}), "application/epub+zip", id="epub"),
         pytest.param(b"Rent is due.", None, id="a text"),
         pytest.param(
             b"%PDF-1.7 is a header, says the manual." * 40, "application/pdf", id="a text that begins as a PDF"
@@ -96,11 +88,11 @@ def test_data_is_told_by_its_bytes(content, kind):
             id=".msg",
         ),
         pytest.param(ole("Else"), "an old Office document", id="another of that age"),
-        pytest.param(zipped(mimetype="application/vnd.oasis.opendocument.text"), "an OpenDocument file", id="odt"),
+        pytest.param(zipped({"mimetype": "application/vnd.oasis.opendocument.text"}), "an OpenDocument file", id="odt"),
         pytest.param(
-            zipped(**{"a.docx": "x", "word/b": "y"}), "a ZIP archive, which cannot be read here; unpack it", id="zip"
+            zipped({"a.docx": "x", "word/b": "y"}), "a ZIP archive, which cannot be read here; unpack it", id="zip"
         ),
-        pytest.param(zipped(), "a ZIP archive", id="an empty zip"),
+        pytest.param(zipped({}), "a ZIP archive", id="an empty zip"),
         pytest.param(gzip.compress(b"Rent."), "a gzip archive", id="gzip"),
         pytest.param(tarred(), "a tar archive", id="tar"),
         pytest.param(
@@ -133,12 +125,15 @@ def test_a_damaged_archive_is_refused_as_that(cut):
     assert refusal(office("word/document.xml")[:cut]).code == "unreadable"
 
 
-def test_an_archive_whose_type_is_locked_or_packed_in_an_unknown_way_is_refused():
-    content = bytearray(zipped(mimetype="application/epub+zip"))
-    # Flags and method, in the entry's own head and in the directory's (APPNOTE 4.3.7, 4.3.12).
-    directory = content.rindex(b"PK\x01\x02")
-    for place, number in ((6, 1), (directory + 8, 1), (8, 99), (directory + 10, 99)):
-        content[place : place + 2] = number.to_bytes(2, "little")
+def test_an_archive_whose_type_is_locked_needs_a_password():
+    assert refusal(locked(zipped({"mimetype": "application/epub+zip"}))).code == "encrypted"
+
+
+def test_an_archive_whose_type_is_packed_in_an_unknown_way_is_refused():
+    content = bytearray(zipped({"mimetype": "application/epub+zip"}))
+    # Compression method 99 in the directory (APPNOTE.TXT 4.3.12).
+    place = content.rindex(b"PK\x01\x02") + 10
+    content[place : place + 2] = (99).to_bytes(2, "little")
     assert refusal(bytes(content)).code == "unreadable"
 
 

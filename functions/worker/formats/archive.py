@@ -47,6 +47,9 @@ class Archive:
     def __contains__(self, name: str) -> bool:
         return name in self._zip.NameToInfo
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._zip.NameToInfo)
+
     def read(self, name: str) -> bytes:
         """Return a part; raises Unreadable when it is missing, damaged, encrypted or too large."""
         entry = self._zip.NameToInfo.get(name)
