@@ -79,6 +79,7 @@ class Sandbox:
                     answer = await _received(work)
                     ended = await loop.sock_recv(watch, ENDED.size)
             except TimeoutError:
+                log.info("document.given_up", seconds=limits.parse_seconds)
                 raise _took_too_long() from None
         if len(ended) != ENDED.size:
             raise ReadersGone
