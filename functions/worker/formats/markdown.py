@@ -47,7 +47,8 @@ def pieces(text: str) -> list[Piece]:  # noqa: C901  # a case for each kind of t
 
 @cache
 def _reader() -> MarkdownIt:
-    return MarkdownIt("commonmark").enable("table")
+    # What nests deeper than this it leaves out, with a word to nobody; a list is two levels.
+    return MarkdownIt("commonmark", {"maxNesting": 50}).enable("table")
 
 
 def _words(inline: Token) -> str:
