@@ -25,7 +25,7 @@ from functions.worker.formats.archive import Archive, damaged, office_title, pac
 MAX_CELLS = 4_000_000
 # Excel's own.
 MAX_ROWS, MAX_COLUMNS = 1_048_576, 16_384
-REFERENCE = re.compile(r"\$?([A-Z]{1,3})\$?(\d{1,7})", re.IGNORECASE)
+REFERENCE = re.compile(r"\$?([A-Z]{1,3})\$?(\d{1,9})", re.IGNORECASE)
 SHARED_TEXTS = "sharedstrings.xml"
 Value = float | str | dt.date | dt.time | dt.timedelta
 
