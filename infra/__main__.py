@@ -62,6 +62,18 @@ def _migrate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding-dimensions", type=int, required=True, help="of the deployment's embedding model")
 
 
+def _reembed(options: argparse.Namespace) -> int:
+    from infra.reembed import main as reembed
+
+    return reembed(options.drop or options.source, dropping=options.drop is not None)
+
+
+def _reembed_options(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--from", dest="source", metavar="COLLECTION", help="fill EMBEDDING_COLLECTION from that one")
+    which.add_argument("--drop", metavar="COLLECTION", help="drop that one, once EMBEDDING_COLLECTION holds all of it")
+
+
 def _package(options: argparse.Namespace) -> int:
     from infra.package import main as package
 
@@ -97,6 +109,11 @@ COMMANDS: dict[str, tuple[Run, str, Configure]] = {
         _migrate,
         "bring both databases up to date (ADMIN_DATABASE_URL, ADMIN_VECTOR_DATABASE_URL)",
         _migrate_options,
+    ),
+    "reembed": (
+        _reembed,
+        "change the embedding model while searches go on (ADMIN_VECTOR_DATABASE_URL, EMBEDDING_…)",
+        _reembed_options,
     ),
     "openapi": (_openapi, "print the functions' merged OpenAPI document", _nothing),
     "check": (_check, "say what is wrong with the lock files", _nothing),

@@ -23,16 +23,19 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from agentkit.passages import COLLECTION
+from agentkit.settings import CollectionSettings, ConfigurationError, load
+
 FOLDER = Path(__file__).resolve().parent / "migrations"
 # Any number will do, as long as every migrator takes the same one.
 ADVISORY_LOCK = 4_711_002
 LOCK_TIMEOUT = "5s"
 LOGINS = ("agentkit_functions", "agentkit_worker")
 FIRST = "0001_roles"
-# How many dimensions the passages' vectors have, where there are any passages.
+# How many dimensions the vectors of that collection have, where it is there.
 DIMENSIONS = """
 select atttypmod from pg_attribute
-where attrelid = to_regclass('vecs.passages') and attname = 'vec'
+where attrelid = to_regclass(format('vecs.%%I', %s::text)) and attname = 'vec'
 """
 URLS = ("ADMIN_DATABASE_URL", "ADMIN_VECTOR_DATABASE_URL")
 
@@ -72,11 +75,13 @@ def migrate(
     vectors_url: str,
     *,
     embedding_dimensions: int,
+    collection: str = COLLECTION,
     passwords: Mapping[str, str] | None = None,
     folder: Path = FOLDER,
 ) -> list[str]:
     """Apply what is missing to both databases and return the names applied, each as `database/name`.
 
+    collection: the one that serves, whose vectors have that many dimensions.
     passwords: login role to password, set after the migrations; None leaves them as they are.
     Raises MigrationError, psycopg.Error when a database is out of reach or its owner may not do that.
     """
@@ -86,19 +91,20 @@ def migrate(
         targets = [("app", app, {"app"}), ("vectors", vectors, {"vectors"})]
         if _identity(app) == _identity(vectors):
             targets = [("app", app, {"app", "vectors"})]
+        _check_dimensions(vectors, collection, embedding_dimensions)
         for database, connection, kinds in targets:
             with _alone(connection):
                 names = _apply(connection, kinds, folder, parameters)
                 applied += [f"{database}/{name}" for name in names]
                 for login, password in (passwords or {}).items():
                     _set_password(connection, login, password)
-        _check_dimensions(vectors, embedding_dimensions)
     return applied
 
 
 def main(embedding_dimensions: int) -> int:
     """Migrate the databases that the environment names, print what was applied, and return the exit status.
 
+    EMBEDDING_COLLECTION names the collection that serves, where it is not the first one.
     Logins get the passwords in AGENTKIT_FUNCTIONS_PASSWORD and AGENTKIT_WORKER_PASSWORD, where those are set.
     """
     if missing := [name for name in URLS if not os.environ.get(name)]:
@@ -115,8 +121,15 @@ def main(embedding_dimensions: int) -> int:
     passwords = {login: os.environ[name] for login, name in variables.items() if os.environ.get(name)}
     app_url, vectors_url = (os.environ[name] for name in URLS)
     try:
-        applied = migrate(app_url, vectors_url, embedding_dimensions=embedding_dimensions, passwords=passwords)
-    except (MigrationError, psycopg.Error) as error:
+        collection = load(CollectionSettings).embedding_collection
+        applied = migrate(
+            app_url,
+            vectors_url,
+            embedding_dimensions=embedding_dimensions,
+            collection=collection,
+            passwords=passwords,
+        )
+    except (MigrationError, ConfigurationError, psycopg.Error) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(applied) or "Nothing to do.")
@@ -148,12 +161,12 @@ def _set_password(connection: psycopg.Connection, login: str, password: str) -> 
     connection.execute(statement.format(sql.Identifier(login), sql.Literal(verifier)))
 
 
-def _check_dimensions(connection: psycopg.Connection, wanted: int) -> None:
-    row = connection.execute(DIMENSIONS).fetchone()
+def _check_dimensions(connection: psycopg.Connection, collection: str, wanted: int) -> None:
+    row = connection.execute(DIMENSIONS, [collection]).fetchone()
     if row is not None and row[0] != wanted:
         raise MigrationError(
-            f"vecs.passages holds vectors of {row[0]} dimensions, not {wanted}: another embedding model needs a "
-            "migration that makes the column anew, and every document ingested again."
+            f"vecs.{collection} holds vectors of {row[0]} dimensions, not {wanted}: another embedding model has "
+            "another collection, which `python -m infra reembed` fills and EMBEDDING_COLLECTION names."
         )
 
 

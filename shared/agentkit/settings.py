@@ -94,8 +94,11 @@ class ModelSettings(Settings):
 class CollectionSettings(Settings):
     """The collection of passages that this deployment reads and writes."""
 
-    embedding_collection: str = Field("passages", pattern="^[a-z][a-z0-9_]{0,39}$")
-    """Its table in the schema `vecs`; `python -m infra reembed` makes another for another embedding model."""
+    embedding_collection: str = Field("passages", pattern="^[a-z][a-z0-9_]{0,25}$")
+    """Its table in the schema `vecs`; `python -m infra reembed` makes another for another embedding model.
+
+    Its index's name holds it too, and has room for 26 letters.
+    """
 
     @field_validator("embedding_collection")
     @classmethod
