@@ -1,5 +1,7 @@
 """What the worker reads out of Word documents."""
 
+import tracemalloc
+
 import pytest
 
 from functions.worker.extract import Kind, Unreadable
@@ -129,7 +131,20 @@ def test_a_picture_is_its_description_and_never_its_bytes():
         '<pic:pic><pic:blipFill><a:blip r:embed="r3"/></pic:blipFill></pic:pic></a:graphicData></a:graphic></wp:inline>'
         "</w:drawing></w:r></w:p>"
     )
-    assert read(written(picture, image="<x/>")) == ["The floor plan"]
+    references = relations(("styles", "styles.xml"), ("numbering", "numbering.xml"), ("image", "media/plan.png"))
+    parts = {"word/_rels/document.xml.rels": references, "word/media/plan.png": b"\x89PNG and so on"}
+    assert read(with_more(written(picture), parts)) == ["The floor plan"]
+
+
+def test_checkboxes_are_seen_ticked_or_empty():
+    box = '<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:checkBox>{}</w:checkBox></w:ffData></w:fldChar></w:r>'
+    code = "<w:r><w:instrText>FORMCHECKBOX</w:instrText></w:r>"
+    end = '<w:r><w:fldChar w:fldCharType="end"/></w:r>'
+    boxes = "".join(
+        f"<w:p>{box.format(state)}{code}{end}{run(text)}</w:p>"
+        for state, text in (("<w:checked/>", " heating"), ('<w:default w:val="0"/>', " water"))
+    )
+    assert read(written(boxes)) == ["☑ heating", "☐ water"]
 
 
 def test_headers_footers_and_comments_are_left_out():
@@ -182,8 +197,9 @@ def test_what_cannot_be_read_is_refused_with_its_reason(content, code):
 
 
 def test_a_document_type_is_found_in_any_encoding():
-    part = (OUTSIDE + f"<w:document {W}/>").encode("utf-16")
-    assert refusal(zipped({"word/document.xml": part})) == "unreadable"
+    part = (OUTSIDE + f"<w:document {W}><w:body/></w:document>").encode("utf-16")
+    with pytest.raises(Unreadable, match="entities"):
+        read(zipped({"word/document.xml": part}))
 
 
 def test_more_markup_than_memory_allows_is_refused(monkeypatch):
@@ -192,13 +208,18 @@ def test_more_markup_than_memory_allows_is_refused(monkeypatch):
 
 
 def test_a_part_that_unpacks_to_more_than_it_says_is_read_no_further():
-    content = zipped({"word/document.xml": b"x" * 900_000})
-    size, less = (900_000).to_bytes(4, "little"), (100).to_bytes(4, "little")
+    content = zipped({"word/document.xml": bytes(50_000_000)})
+    size, less = (50_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little")
     # It is said before the part and at the end of the archive.
     assert content.count(size) == 2
     part = archive.Archive(content.replace(size, less))
-    with pytest.raises(Unreadable):
-        part.read("word/document.xml")
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreadable):
+            part.read("word/document.xml")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_that_climbs_out_of_the_archive_is_only_looked_up_in_it(tmp_path):

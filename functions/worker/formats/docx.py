@@ -28,7 +28,7 @@ SURELY_COLUMNS = 3
 # What mammoth writes for a note, its arrow back to the text, and a checkbox.
 NOTE = re.compile(r'<li id="[^"]*note-[^"]*">(<p>)?')
 BACK = re.compile(r'<a href="#[^"]*note-ref-[^"]*">↑</a>')
-CHECKBOX = re.compile(r'<input type="checkbox"( checked="checked")? />')
+CHECKBOX = re.compile(r"<input ([^<>]*)/>")
 
 # Of mammoth's own tree, which it declares no types for.
 Node = Any
@@ -51,18 +51,16 @@ def _html(content: bytes) -> str:
     document = archive.packed(archive.Archive(content).parts())
     if document.getbuffer().nbytes > MAX_XML_BYTES:
         raise Unreadable("too_large", "The document has more text and markup than we take; divide it.")
-    # It fetches nothing unless it is asked to; a style map that comes with the file could hide text.
     html: str = mammoth.convert_to_html(
         document,
         style_map=STYLES,
-        include_embedded_style_map=False,
         external_file_access=False,
         convert_image=mammoth.images.img_element(lambda _: {}),
         transform_document=_named_columns,
     ).value
     numbers = count(1)
     html = NOTE.sub(lambda _: f"<li><p>[{next(numbers)}] ", html)
-    return CHECKBOX.sub(lambda box: "☑" if box[1] else "☐", BACK.sub("", html))
+    return CHECKBOX.sub(lambda box: "☑" if "checked=" in box[1] else "☐", BACK.sub("", html))
 
 
 def _named_columns(document: Node) -> Node:
