@@ -10,8 +10,6 @@ from enum import Enum
 
 # About 1,000 pages of prose; a passage and a vector for every 800 characters of it.
 MAX_CHARACTERS = 2_000_000
-# A heading is said again with each passage under it: a longer one would make gigabytes of a page.
-MAX_HEADING_CHARACTERS = 300
 # Between two blocks of the text, and between the items of one list or table.
 GAP, ITEM_GAP = "\n\n", "\n"
 # What PDFs print as one glyph, in letters that a search knows.
@@ -102,7 +100,7 @@ def assemble(pieces: Iterable[Piece], *, pages: int | None = None) -> Extract:
             continue
         if piece.kind is Kind.HEADING:
             path = [above for above in path if above[0] < piece.level]
-            path.append((piece.level, " ".join(words.split())[:MAX_HEADING_CHARACTERS]))
+            path.append((piece.level, " ".join(words.split())))
         if blocks:
             gap = ITEM_GAP if piece.kind is blocks[-1].kind is Kind.ITEM else GAP
             text.append(gap)

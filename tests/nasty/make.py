@@ -49,7 +49,7 @@ def scrambled(text, encoding, mark=b""):
 
 
 def deep_outline():
-    return b"> " * 20 + b"said\n\n" + b"".join(b"  " * depth + b"- said\n" for depth in range(20))
+    return b"".join(b"  " * depth + b"- said\n" for depth in range(20)) + b"  " * 20 + b"- innermost\n"
 
 
 def long_json_nesting():
@@ -487,7 +487,7 @@ FILES = {
     "one line without blanks, not too long": Nasty(lambda: b"y" * 1_900_000, "a.txt", TEXT, says="yyyyyyyy"),
     "fifty megabytes of text": Nasty(lambda: b"word " * 10 * MEGABYTE, "a.txt", TEXT, refused="too_large"),
     "a heading without end": Nasty(lambda: b"# " + b"long " * 50_000 + b"\n\nshort", "a.md", MARKDOWN, says="short"),
-    "quotes and lists twenty deep": Nasty(deep_outline, "a.md", MARKDOWN, says="- said"),
+    "a list twenty deep": Nasty(deep_outline, "a.md", MARKDOWN, says="- innermost"),
     "a hundred thousand quotes": Nasty(lambda: b">" * 100_000 + b" said", "a.md", MARKDOWN, refused="no_text"),
     "brackets without end": Nasty(lambda: b"[" * 20_000 + b"(" * 20_000 + b" end", "a.md", MARKDOWN, says="end"),
     "emphasis without end": Nasty(lambda: b"*a **b _c `d " * 5_000 + b" end", "a.md", MARKDOWN, says="end"),

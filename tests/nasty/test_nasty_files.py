@@ -4,10 +4,12 @@ import pytest
 
 from functions.worker import sandbox
 from functions.worker.chunk import Sizes
-from functions.worker.extract import MAX_HEADING_CHARACTERS, Unreadable
+from functions.worker.extract import Unreadable
 from tests.nasty.make import FILES
 
 SIZES = Sizes(characters=850, overlap=160, window_tokens=256)
+# Of all headings above a passage.
+HEADING_CHARACTERS = 2_000
 # What a reader has resident before it looks at a file, and what it may take then.
 READERS_BYTES, MEMORY_BYTES = 100_000_000, 600_000_000
 
@@ -47,8 +49,9 @@ async def test_a_nasty_file_comes_to_what_it_must_within_its_limits(name, outcom
     if file.says:
         holding = [each for each in passages if file.says in " ".join(each.text.split())]
         assert {each.page for each in holding} == {file.page}, [each.text[:200] for each in passages][:20]
+    # Stored with each passage.
+    assert all(len(" ".join(each.heading)) <= HEADING_CHARACTERS for each in passages)
     assert not any(file.never in each.text for each in passages if file.never)
-    assert all(len(heading) <= MAX_HEADING_CHARACTERS for each in passages for heading in each.heading)
     took = {record.message: record.facts for record in caplog.records}
     if "document.given_up" in took:
         assert file.killed
