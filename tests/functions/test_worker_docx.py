@@ -170,6 +170,7 @@ def test_the_title_is_that_of_the_documents_properties():
     content = written(p("Text."))
     assert docx.title(with_more(content, {"docProps/core.xml": CORE.format(" The lease\n")})) == "The lease"
     assert docx.title(content) is None
+    assert docx.title(with_more(content, {"docProps/core.xml": "<damaged"})) is None
 
 
 def test_a_document_without_text_has_no_pieces():

@@ -137,8 +137,10 @@ def readable() -> Iterator[None]:
 
 
 def office_title(content: bytes) -> str | None:
-    """Return what an Office file says that it is called."""
-    archive = Archive(content)
-    if CORE not in archive:
+    """Return what an Office file says that it is called, if it does."""
+    try:
+        core = Archive(content).tree(CORE)
+    except Unreadable:
+        # Many have none, and damage to it is no reason to refuse the text.
         return None
-    return " ".join(archive.tree(CORE).findtext("title", "").split()) or None
+    return " ".join(core.findtext("title", "").split()) or None
