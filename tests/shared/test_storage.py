@@ -119,3 +119,32 @@ async def test_a_bucket_that_is_not_there_is_no_missing_file(aws, monkeypatch):
         await storage.read(KEY, max_bytes=10)
     assert caught.value.code == "storage_refused"
     assert "no-such-bucket" not in caught.value.detail
+
+
+async def test_objects_are_listed_in_the_order_of_their_keys_bytes_from_where_the_last_page_ended(aws):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    for key in ("b", "Z", "ä", "a/1", "a-1"):
+        await storage.write(key, b"hello", media_type="text/plain")
+    first = await storage.listed(after="", limit=2)
+    rest = await storage.listed(after=first[-1].key, limit=10)
+    assert [each.key for each in (*first, *rest)] == ["Z", "a-1", "a/1", "b", "ä"]
+    assert all(before <= each.stored_at for each in first)
+    assert await storage.listed(after="ä", limit=10) == []
+
+
+async def test_many_objects_are_deleted_at_once_and_need_not_be_there(aws):
+    for key in (KEY, "b", "c"):
+        await storage.write(key, b"hello", media_type="text/plain")
+    await storage.delete_many([KEY, "b", "not there"])
+    assert [each.key for each in await storage.listed(after="", limit=10)] == ["c"]
+    await storage.delete_many([])
+
+
+async def test_an_object_that_the_storage_keeps_is_told_of(aws, monkeypatch, caplog):
+    refused = {"Errors": [{"Key": "c", "Code": "AccessDenied", "Message": "no"}]}
+    monkeypatch.setattr(storage.client(), "delete_objects", lambda **_: refused)
+    with pytest.raises(UpstreamFailed) as caught:
+        await storage.delete_many(["b", "c"])
+    assert caught.value.code == "storage_refused"
+    (told,) = [record.facts for record in caplog.records if record.message == "storage.kept"]
+    assert told == {"objects": 1, "codes": ["AccessDenied"]}
