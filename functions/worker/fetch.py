@@ -113,8 +113,8 @@ class _Visit:
         self._connections = connections
         self._agent = settings.fetch_user_agent
         self._silence = settings.fetch_silence_seconds
-        self._rules: dict[str, robots.Rules | None] = {}
-        """By the address of the robots.txt that they are in; None where there are none."""
+        self._rules: dict[str, robots.Rules] = {}
+        """By the address of the robots.txt that they are in."""
 
     async def fetch(self, url: httpx.URL, *, max_bytes: int) -> Fetched:
         answer = await self._follow(url, max_bytes=max_bytes, politely=True)
@@ -141,11 +141,10 @@ class _Visit:
         place = url.copy_with(raw_path=b"/robots.txt")
         if str(place) not in self._rules:
             self._rules[str(place)] = await self._rules_at(place)
-        rules = self._rules[str(place)]
-        if rules and not rules.allow(str(url)):
+        if not self._rules[str(place)].allow(str(url)):
             raise FetchFailed("url_robots", "The site does not let programs fetch this address (robots.txt).")
 
-    async def _rules_at(self, place: httpx.URL) -> robots.Rules | None:
+    async def _rules_at(self, place: httpx.URL) -> robots.Rules:
         answer = await self._follow(place, max_bytes=robots.MAX_BYTES, politely=False)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             # RFC 9309: whoever cannot say what may be fetched has everything left alone until then.
@@ -154,8 +153,7 @@ class _Visit:
                 f"The site cannot say just now whether programs may fetch from it (robots.txt: {answer.status}).",
                 retriable=True,
             )
-        if answer.status not in SUCCESSES:
-            return None
+        # Without any, which is to say with a status of 4xx, everything may be fetched.
         return robots.Rules(answer.content, whole=answer.whole, agent=self._agent.partition("/")[0])
 
     async def _get(self, url: httpx.URL, *, max_bytes: int) -> _Answer:
