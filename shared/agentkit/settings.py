@@ -188,7 +188,7 @@ class ParseSettings(Settings):
 
     parse_seconds: float = Field(120, gt=0)
     """Of the clock, and of the processor."""
-    parse_memory_bytes: int = Field(768_000_000, ge=64_000_000)
+    parse_memory_bytes: int = Field(512_000_000, ge=64_000_000)
     """Of address space, beyond what the readers themselves take."""
 
 
