@@ -21,8 +21,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from pydantic import ValidationError
 
 from agentkit import database, jobs, telemetry
@@ -32,6 +30,7 @@ from agentkit.jobs import Envelope, Job
 from agentkit.settings import QueueSettings, WorkerSettings, load
 
 if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
     from mypy_boto3_sqs.type_defs import ChangeMessageVisibilityBatchRequestEntryTypeDef
     from psycopg import AsyncConnection
 
@@ -176,6 +175,10 @@ def sqs_handler(
     """
 
     def handler(event: Mapping[str, Any], context: LambdaContext | None = None) -> dict[str, Any]:
+        # They load botocore, which a start without work does without.
+        from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+        from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
         batch = _Batch(works, notice, Clock(context), [SQSRecord(dict(each)) for each in event["Records"]])
         processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
         answer = process_partial_response(event=event, record_handler=batch.take, processor=processor)  # type: ignore[arg-type]
@@ -222,7 +225,7 @@ class _Batch:
     """The records of one invocation; none is handed to another worker while this one lives, unless it has failed."""
 
     def __init__(
-        self, works: Mapping[str, NextStep], notice: Notice | None, clock: Clock, records: Sequence[SQSRecord]
+        self, works: Mapping[str, NextStep], notice: Notice | None, clock: Clock, records: Sequence["SQSRecord"]
     ) -> None:
         self._works = works
         self._notice = notice
@@ -230,11 +233,11 @@ class _Batch:
         self._hidden = {record.message_id: record for record in records}
         self._hiding = asyncio.Lock()
 
-    def take(self, record: SQSRecord) -> None:
+    def take(self, record: "SQSRecord") -> None:
         """Do what one message asks for; raises when it is to be delivered again."""
         run(self._take(record))
 
-    async def _take(self, record: SQSRecord) -> None:
+    async def _take(self, record: "SQSRecord") -> None:
         token = telemetry.request_id.set("")
         beats = asyncio.create_task(self._keep_hidden())
         try:
@@ -252,7 +255,7 @@ class _Batch:
             await asyncio.gather(beats, return_exceptions=True)
             telemetry.request_id.reset(token)
 
-    async def _work(self, record: SQSRecord) -> None:
+    async def _work(self, record: "SQSRecord") -> None:
         envelope = await self._envelope(record)
         if envelope is None:
             return
@@ -279,7 +282,7 @@ class _Batch:
                 return
             await self._step(claim, last=last)
 
-    async def _envelope(self, record: SQSRecord) -> Envelope | None:
+    async def _envelope(self, record: "SQSRecord") -> Envelope | None:
         """Return what a message of ours says; None for another's, which is done."""
         try:
             return Envelope.model_validate_json(record.body)
@@ -364,12 +367,12 @@ async def _beats(claim: Claim) -> None:
             log.warning("job.beat_missed", job_id=claim.job.id, exc_info=problem)
 
 
-async def _hide(records: Sequence[SQSRecord], seconds: float) -> None:
+async def _hide(records: Sequence["SQSRecord"], seconds: float) -> None:
     """Have the messages delivered no sooner than that; a queue that does not answer is left alone."""
     visible = max(0, min(round(seconds), LONGEST_PAUSE_SECONDS))
     url = load(QueueSettings).jobs_queue_url
 
-    def change(some: Sequence[SQSRecord]) -> None:
+    def change(some: Sequence["SQSRecord"]) -> None:
         entries: list[ChangeMessageVisibilityBatchRequestEntryTypeDef] = [
             {"Id": str(index), "ReceiptHandle": record.receipt_handle, "VisibilityTimeout": visible}
             for index, record in enumerate(some)
@@ -384,11 +387,11 @@ async def _hide(records: Sequence[SQSRecord], seconds: float) -> None:
             log.warning("message.not_hidden", exc_info=error)
 
 
-def _growing(record: SQSRecord) -> float:
+def _growing(record: "SQSRecord") -> float:
     return float(FIRST_PAUSE_SECONDS * 3 ** (_receives(record) - 1))
 
 
-def _receives(record: SQSRecord) -> int:
+def _receives(record: "SQSRecord") -> int:
     return int(record.attributes.approximate_receive_count)
 
 
