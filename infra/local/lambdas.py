@@ -83,6 +83,11 @@ class Sandbox:
         await self.api.stop()
 
     @property
+    def pid(self) -> int | None:
+        """The process's id while it has one."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.failure() is None

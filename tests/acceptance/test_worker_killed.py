@@ -75,8 +75,8 @@ class Workshop:
             if busy := self.busy():
                 victim = moments.choice(busy)
                 await asyncio.sleep(moments.uniform(0, 0.5))
-                if victim in self.busy():
-                    os.kill(victim._process.pid, signal.SIGKILL)
+                if victim in self.busy() and victim.pid:
+                    os.kill(victim.pid, signal.SIGKILL)
                     return
             assert await self.statuses() != {"ready"}, "everything was done before the last kill"
             await asyncio.sleep(0.01)
