@@ -18,7 +18,7 @@ import httpx
 from fastapi import Response
 from pydantic import BaseModel, Field, SecretStr
 
-from agentkit import database, redis, telemetry
+from agentkit import database, passages, redis, telemetry
 from agentkit.http import create_app, lambda_handler
 from agentkit.settings import (
     EmbeddingSettings,
@@ -118,7 +118,7 @@ async def _examine(name: str, check: Check) -> Dependency:
 def _checks(client: httpx.AsyncClient) -> Mapping[str, Check]:
     return {
         "database": lambda: database.ping(database.Database.APP),
-        "vectors": lambda: database.ping(database.Database.VECTORS),
+        "vectors": passages.ping,
         "redis": _redis,
         "sign_in": lambda: _sign_in(client),
         "model": lambda: _model(client),

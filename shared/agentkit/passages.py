@@ -55,6 +55,9 @@ MOST_EF_SEARCH = 1_000
 # Nobody waits for a swap, and each passage that is new takes its place in the HNSW index: some milliseconds.
 SWAP_SECONDS = 600.0
 
+# Someone signed in as no one: whether there is a table can be asked, and nothing is seen of it.
+NOBODY = Caller(UUID(int=0), {})
+
 Mode = Literal["hybrid", "semantic", "keyword"]
 
 # A row-level policy hides from the planner how much someone may see. Left to itself it sorts all of that instead of
@@ -211,6 +214,7 @@ where live.id is null or live.vec <> staged.vec
 order by staged.id
 on conflict (id) do update set vec = excluded.vec, metadata = excluded.metadata
 """
+PING = "select from vecs.passages limit 0"
 UNSTAGE = "delete from vecs.staged where job_id = %s"
 
 # Which documents have passages, and which jobs have staged some? By id, from where the last page ended.
@@ -322,6 +326,11 @@ async def find(
         caller, [(SCAN_SETTINGS, parameters), (_ours(FIND), parameters)], database=Database.VECTORS
     )
     return [_match(row) for row in rows]
+
+
+async def ping() -> None:
+    """Return when the collection can be read; raises what a search would, Unavailable among it."""
+    await fetch_all(NOBODY, [(_ours(PING), ())], database=Database.VECTORS)
 
 
 async def stage_known(job_id: UUID, found: Sequence[Passage]) -> list[Passage]:

@@ -112,6 +112,11 @@ def test_an_address_where_nobody_is_or_none_at_all_is_down(ask, parts, passes, m
         assert ask().json()["down"] == [down]
 
 
+def test_a_collection_that_is_not_there_is_down(ask, parts, monkeypatch):
+    monkeypatch.setenv("EMBEDDING_COLLECTION", "nowhere")
+    assert ask().json()["down"] == ["vectors"]
+
+
 def test_without_any_settings_everything_is_down_and_nothing_is_a_500(ask, monkeypatch):
     for kind in settings.Settings.__subclasses__():
         for name in kind.model_fields:

@@ -193,6 +193,13 @@ async def test_a_swap_may_take_longer_than_someone_waits_for_an_answer(live, mon
     assert len(live()) == 3
 
 
+async def test_what_is_staged_for_another_document_does_not_count(live):
+    job = await staged(OLD, document_id=HANDBOOK)
+    with pytest.raises(Incomplete):
+        await swapped(job, OLD)
+    assert live() == []
+
+
 async def test_passages_of_another_owner_stay(live):
     await ingested(OLD, owner=BOB)
     job = await staged(OLD[:1], document_id=HANDBOOK)
@@ -290,10 +297,13 @@ async def test_the_same_text_in_another_document_of_the_same_owner_is_known():
     assert await known(OLD, document_id=HANDBOOK) == []
 
 
-async def test_what_a_job_that_broke_off_has_staged_is_known(waiting):
+async def test_what_a_job_that_broke_off_has_staged_is_known_and_left_alone(rows, waiting):
     job = await staged(OLD[:2])
+    where = "select ctid::text from vecs.staged order by id"
+    before = rows(where, database="VECTOR_")
     assert [each.text for each in await stage_known(job, written(OLD))] == OLD[2:]
     assert waiting() == [job, job]
+    assert rows(where, database="VECTOR_") == before
     assert await known(OLD) == OLD[2:]
 
 
