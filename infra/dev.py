@@ -1,4 +1,4 @@
-"""`make dev`: the local stack until Ctrl-C, with what a person needs to use it."""
+"""`make dev`: the local stack until Ctrl-C, with what a person needs to use it, and how far each ingestion is."""
 
 import signal
 import sys
@@ -6,7 +6,9 @@ from pathlib import Path
 from types import FrameType
 
 from infra.functions import ROOT
+from infra.local.display import Display
 from infra.local.part import PartFailed
+from infra.local.progress import following
 from infra.local.stack import FOLDER, AlreadyRunning, Stack
 
 # Ctrl-C, a supervisor's stop, a closed terminal.
@@ -34,7 +36,8 @@ def main(folder: Path = FOLDER) -> int:
     try:
         with stack:
             _print_summary(stack, folder)
-            stack.watch()
+            with following(stack.environment["ADMIN_DATABASE_URL"], Display()):
+                stack.watch()
     except Ended:
         print("\nStopped.")
         return 0
@@ -64,5 +67,6 @@ def _print_summary(stack: Stack, folder: Path) -> None:
         f"  logs        {shown}/logs/",
         "",
         "Ctrl-C ends it. Code under functions/ and shared/ is reloaded when it changes.",
+        "What is being ingested is shown here:",
     ]
     print("\n".join(lines), flush=True)
