@@ -31,8 +31,6 @@ from functions.worker.addresses import NoSuchName, NotPublic, PublicInternet
 MAX_URL_CHARACTERS = 2_000
 MAX_REDIRECTS = 5
 MAX_FILENAME_CHARACTERS = 200
-# As much of a Content-Disposition as is read.
-MAX_DISPOSITION_CHARACTERS = 1_000
 
 ACCEPT = "text/html,application/xhtml+xml,application/pdf,text/markdown,text/plain;q=0.9,*/*;q=0.8"
 GZIP = {"gzip", "x-gzip"}
@@ -274,7 +272,7 @@ def _media_type(headers: httpx.Headers) -> str:
 
 def _filename(answer: _Answer) -> str:
     """Return the name that the site gives the file, or the address's last part, or the host."""
-    told = answer.headers.get("Content-Disposition", "")[:MAX_DISPOSITION_CHARACTERS]
+    told = answer.headers.get("Content-Disposition", "")
     name = ""
     if found := ENCODED_FILENAME.search(told):
         name = unquote(found[2], encoding=found[1])

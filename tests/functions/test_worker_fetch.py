@@ -537,6 +537,11 @@ async def test_a_redirect_to_itself_ends(site):
     assert site.asked_for == ["/robots.txt"] + ["/"] * 6
 
 
+async def test_a_page_that_is_there_leads_nowhere_else(site):
+    site.pages["/"] = answer(b"here", location="/elsewhere")
+    assert (await get(site)).content == b"here"
+
+
 async def test_a_redirect_to_nowhere_is_no_page(site):
     site.pages["/"] = answer(b"moved", status=302)
     assert (await failure_at(site)).code == "url_refused"
