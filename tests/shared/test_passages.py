@@ -86,6 +86,21 @@ async def test_words_count_by_the_share_of_them_that_a_passage_holds():
     assert best.score == pytest.approx(1 / 3 / 11)
 
 
+@pytest.mark.parametrize("asked", ["papers", "subletting", "guests"])
+async def test_a_passage_is_found_by_its_documents_title_and_its_headings(asked):
+    await store(LEASE, LEASE_TEXTS[:1], heading=("Use of the flat", "Guests and subletting"))
+    assert [match.text for match in await found(asked, mode="keyword")] == LEASE_TEXTS[:1]
+
+
+@pytest.mark.parametrize("asked", ["harbour", "lease", "2027"])
+async def test_a_title_that_is_a_filename_is_found_by_its_words(rows, asked):
+    await store(HANDBOOK, HANDBOOK_TEXTS[:1])
+    rows(
+        'update vecs.passages set metadata = metadata || \'{"title": "harbour-street_lease.2027"}\'', database="VECTOR_"
+    )
+    assert [match.text for match in await found(asked, mode="keyword")] == HANDBOOK_TEXTS[:1]
+
+
 async def test_nobody_sees_anothers_passages():
     await store(LEASE, LEASE_TEXTS)
     for mode in ("hybrid", "semantic", "keyword"):
