@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-# About 1,000 pages of prose; a passage and a vector for every 800 characters of it.
-MAX_CHARACTERS = 2_000_000
+# A densely set book of 1,000 pages has 3 million; a passage and a vector for every 800 characters of it.
+MAX_CHARACTERS = 4_000_000
 # Between two blocks of the text, and between the items of one list or table.
 GAP, ITEM_GAP = "\n\n", "\n"
 # What PDFs print as one glyph, in letters that a search knows.

@@ -27,7 +27,7 @@ from functions.worker.chunk import Passage, Sizes
 from functions.worker.extract import Unreadable
 from functions.worker.forks import BEGUN, ENDED, FAILED, REQUEST, TOO_MUCH_MEMORY, UNREADABLE, Json
 
-# Two million characters, overlaps and headings, at up to four bytes each.
+# Four million characters, overlaps and headings, at up to four bytes each.
 ANSWER_BYTES = 32_000_000
 RECEIVED_BYTES = 262_144
 # Of the environment, what a Python may need to find its own libraries and modules.

@@ -190,10 +190,10 @@ def test_styled_cells_without_a_value_take_no_room():
 
 def test_a_long_text_that_a_thousand_cells_share_is_refused():
     texts = f"<sst {MAIN}><si><t>{'word ' * 1_000}</t></si></sst>"
-    # 5,000 characters 401 times are more than 2,000,000.
-    rows = ['<c t="s"><v>0</v></c>'] * 401
+    # 5,000 characters 801 times are more than 4,000,000.
+    rows = ['<c t="s"><v>0</v></c>'] * 801
     assert refusal(book(cells(*rows), shared=texts)) == "too_large"
-    assert len(read(cells(*rows[:399]), shared=texts)) == 399
+    assert len(read(cells(*rows[:799]), shared=texts)) == 799
 
 
 def test_a_sheet_of_a_million_rows_is_refused_before_it_takes_memory():

@@ -503,7 +503,8 @@ FILES = {
     "a table twenty thousand columns wide": Nasty(wide_table, "a.csv", CSV, says="c19999: 1"),
     "a quote that never ends": Nasty(lambda: b'a,b\n"never,' + b"x,y\n" * 50_000, "a.csv", CSV, says="never"),
     # HTML
-    "a page a million deep": Nasty(nested_page(1_000_000), "a.html", HTML, refused="too_large"),
+    "a page two million deep": Nasty(nested_page(2_000_000), "a.html", HTML, refused="too_large"),
+    "a page a million deep": Nasty(nested_page(1_000_000), "a.html", HTML, says="the kernel"),
     "a page a hundred thousand deep": Nasty(nested_page(100_000), "a.html", HTML, says="the kernel"),
     "a page whose tags are not closed": Nasty(open_page, "a.html", HTML, says="other cell"),
     "a page of scripts": Nasty(
