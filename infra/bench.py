@@ -1,6 +1,6 @@
 """`make bench`: the budgets measured, one table, and the same with a picture in `.local/bench/`.
 
-    python -m infra bench             every subject, some four minutes
+    python -m infra bench             every subject, some five minutes
     python -m infra bench cold chat   these alone
 
 A subject is a module under `tests/bench/` whose `run()` returns its rows. What that needs only a checkout has, so it is
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.bench.row import Row
 
 FOLDER = ROOT / ".local" / "bench"
-SUBJECTS = ("size", "encoding", "cold", "warm", "chat", "retrieval")
+SUBJECTS = ("size", "encoding", "cold", "warm", "chat", "quality", "retrieval")
 
 
 def main(names: list[str]) -> int:

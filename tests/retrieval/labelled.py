@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 
 from agentkit import embeddings, passages
 from agentkit.auth import Caller
+from agentkit.embeddings import Vector
 from functions.worker import chunk as chunking
 from functions.worker.chunk import Sizes, chunk
 from functions.worker.extract import Extract, assemble
@@ -69,12 +70,17 @@ async def ingest(owner: UUID, sizes: Sizes, embedded: Embedded = chunking.embedd
     return count
 
 
-async def ranks(caller: Caller, mode: passages.Mode) -> list[int | None]:
+async def asked() -> list[Vector]:
+    """Return the questions' vectors."""
+    return (await embeddings.embed([question.text for question in questions()])).vectors
+
+
+async def ranks(caller: Caller, mode: passages.Mode, vectors: Sequence[Vector]) -> list[int | None]:
     """Return for each question the place, from 1, of the first passage that answers it; None when none is found."""
     places = []
-    for question in questions():
-        vector = None if mode == "keyword" else await embeddings.embed_one(question.text)
-        matches = await passages.find(caller, vector, question.text, limit=WANTED, mode=mode)
+    for question, vector in zip(questions(), vectors, strict=True):
+        about = None if mode == "keyword" else vector
+        matches = await passages.find(caller, about, question.text, limit=WANTED, mode=mode)
         answering = (place for place, match in enumerate(matches, 1) if question.quote in match.text)
         places.append(next(answering, None))
     return places
