@@ -212,9 +212,9 @@ class MaintenanceSettings(Settings):
 class ChunkSettings(Settings):
     """How a document's text is divided into passages."""
 
-    # The defaults find best with MiniLM's window (`make bench`, quality): nDCG@10 of hybrid search is 0.900, with 400/80
-    # 0.885; 1,200/200 and 850/0 come to the same, as the window cuts the former and sentences are seldom short enough
-    # to be repeated. With larger windows 850 stays a passage that a reader checks at a glance.
+    # The defaults find best in MiniLM's window (`make bench`, quality): nDCG@10 of hybrid search is 0.900, of 400/80
+    # 0.885. 1,200/200 and 850/0 come to the same: the window cuts the former, and sentences are seldom short enough to
+    # be repeated. In a larger window, 850 is still what a reader checks at a glance.
     passage_characters: int = Field(850, ge=200, le=8_000)
     """Characters in a passage at most, some four to a token."""
     passage_overlap_characters: int = Field(160, ge=0, validate_default=True)
