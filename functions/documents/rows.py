@@ -1,25 +1,14 @@
 """The rows of `agentkit.documents`, read and written as their owner."""
 
-from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel
-
-from agentkit import database
+from agentkit import database, documents
 from agentkit.auth import Caller
 from agentkit.database import Row
+from agentkit.documents import NewDocument
 from agentkit.errors import Invalid, NotFound
 from agentkit.paging import cursor_after, position
 
-# Returns the earlier row when the id is taken, which happens to a repeated Idempotency-Key only.
-INSERT = """
-    insert into agentkit.documents
-        (id, owner, title, filename, media_type, size_bytes, audience, status, object_key)
-    values
-        (%(id)s, %(owner)s, %(title)s, %(filename)s, %(media_type)s, %(size_bytes)s, %(audience)s, 'awaiting_upload',
-         %(object_key)s)
-    on conflict (id) do nothing
-"""
 FIND = "select * from agentkit.documents where id = %s"
 # Newest first, from where the last page ended.
 PAGE = """
@@ -28,42 +17,32 @@ PAGE = """
     order by created_at desc, id desc
     limit %(limit)s
 """
-# A document waits when a job of its own does: true for a new job, untouched when an earlier one is under way or over.
-QUEUED = """
-    update agentkit.documents set status = 'queued', error_code = null, error = null
-    where id = %s and exists (
-        select from agentkit.jobs as job where job.document_id = documents.id and job.status = 'queued')
-"""
-FAIL = """
-    update agentkit.documents set status = 'failed', error_code = %s, error = %s
-    where id = %s and status = 'queued'
-"""
 DELETE = "delete from agentkit.documents where id = %s"
-
-Audience = Literal["owner", "everyone"]
-
-
-class NewRow(BaseModel):
-    """A document that does not have its file yet."""
-
-    id: UUID
-    title: str
-    filename: str
-    media_type: str
-    size_bytes: int
-    audience: Audience
-    object_key: str
+# Work on what is gone ends, whatever it is at: its worker stops at the next beat.
+END_JOBS = """
+    update agentkit.jobs
+    set status = 'cancelled', finished_at = now(), holder = null, lease_until = null
+    where document_id = %s and owner = %s and status in ('queued', 'parsing', 'embedding', 'indexing')
+"""
 
 
-async def insert(caller: Caller, new: NewRow) -> Row:
+async def insert(caller: Caller, new: NewDocument) -> Row:
     """Return the document's row, made now or by an earlier request of the same id and content.
 
-    Raises Invalid when the earlier one's content was another.
+    Raises Invalid when the earlier one's content was another, Conflict (`quota_exceeded`) when it would be one
+    document, or byte, too many.
     """
-    _, (row,) = await database.fetch_all(caller, [(INSERT, {**new.model_dump(), "owner": caller.id}), (FIND, [new.id])])
-    if any(row[name] != value for name, value in new.model_dump().items()):
+    row = documents.added(await database.fetch_all(caller, documents.adding(caller.id, new)))
+    # The object's key tells requests apart by all that they say; what else the row says may have changed since.
+    if row["object_key"] != new.object_key:
         raise Invalid("This Idempotency-Key was used for another document.", code="idempotency_key_reused")
     return row
+
+
+async def resize(caller: Caller, document_id: UUID, *, size_bytes: int, media_type: str) -> None:
+    """The document waits for a file of that size and type; raises Conflict (`quota_exceeded`)."""
+    statements = documents.resizing(caller.id, document_id, size_bytes=size_bytes, media_type=media_type)
+    documents.resized(await database.fetch_all(caller, statements))
 
 
 async def visible(caller: Caller, document_id: UUID) -> Row:
@@ -91,11 +70,6 @@ async def page(caller: Caller, cursor: str | None, limit: int) -> tuple[list[Row
     return rows[:limit], cursor_after(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if more else None
 
 
-async def fail(caller: Caller, document_id: UUID, code: str, sentence: str) -> None:
-    """A document that waited is failed."""
-    await database.fetch(caller, FAIL, [code, sentence, document_id])
-
-
 async def delete(caller: Caller, document_id: UUID) -> None:
-    """The row is gone."""
-    await database.fetch(caller, DELETE, [document_id])
+    """The row is gone, and nobody works on it any more."""
+    await database.fetch_all(caller, [(END_JOBS, [document_id, caller.id]), (DELETE, [document_id])])

@@ -5,7 +5,7 @@
     ├── Unauthorized          401  token_missing | token_expired | token_invalid
     ├── Forbidden             403  forbidden
     ├── NotFound              404  not_found
-    ├── Conflict              409  conflict
+    ├── Conflict              409  conflict | quota_exceeded
     ├── ContentTooLarge       413  content_too_large
     ├── UnsupportedMediaType  415  unsupported_media_type
     ├── Invalid               422  invalid

@@ -4,6 +4,7 @@ A function names only the services it uses, so it starts with exactly the variab
 `SecretStr` and have no defaults: a missing one is an error that names the variable, never a guess.
 """
 
+import base64
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
@@ -141,6 +142,20 @@ class StorageSettings(Settings):
     storage_access_key_id: SecretStr | None = None
     storage_secret_access_key: SecretStr | None = None
     max_upload_bytes: int = Field(50_000_000, gt=0)
+
+
+class WebhookSettings(Settings):
+    """How the storage's webhook is known."""
+
+    storage_webhook_secret: SecretStr | None = Field(None, min_length=16)
+    """Standard Webhooks' `whsec_` and base64, or any other; no webhooks are taken without one."""
+
+    @field_validator("storage_webhook_secret")
+    @classmethod
+    def _decodable(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret and secret.get_secret_value().startswith("whsec_"):
+            base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+        return secret
 
 
 class FetchSettings(Settings):

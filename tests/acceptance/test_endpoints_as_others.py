@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from infra import openapi
-from tests.parts.functions import PARAMETER, body_schema, example_of
+from tests.parts.functions import HOOK, PARAMETER, body_schema, example_of
 from tests.parts.model import says
 from tests.parts.people import ADA, BOB
 
@@ -102,13 +102,20 @@ def test_a_chat_of_anothers_id_is_a_chat_of_ones_own(functions, hers):
     assert messages[0]["parts"] == question["parts"]
 
 
-@each([operation for operation in OPERATIONS if operation not in OPEN_TO_ALL])
+@each([operation for operation in OPERATIONS if operation not in OPEN_TO_ALL and operation[1] != HOOK])
 def test_a_stranger_is_sent_to_sign_in_whatever_they_bring(functions, method, path):
     for body in (example(method, path), {"unknown": True}, None):
         answer = functions.ask(None, method, path.format(**somebodys_ids(path)), json=body)
         assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
         assert answer.headers["www-authenticate"] == 'Bearer realm="agentkit", error_description="token_missing"'
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("person", [None, ADA], ids=["a stranger", "a person"])
+def test_nobody_may_speak_for_the_storage(functions, person):
+    shown = {"Authorization": f"Bearer {functions.token(person)}"} if person else {}
+    answer = functions.ask(None, "POST", HOOK, headers=shown, json=example("post", HOOK))
+    assert (answer.status_code, answer.json()["code"]) == (401, "signature_invalid")
 
 
 @each(sorted(OPEN_TO_ALL))

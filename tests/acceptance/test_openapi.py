@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from agentkit.http import create_app
 from infra import openapi
 from infra.functions import Function
-from tests.parts.functions import HTTP_FUNCTIONS, app_of, body_schema, example_of, resolved
+from tests.parts.functions import HOOK, HTTP_FUNCTIONS, app_of, body_schema, example_of, resolved
 from tests.parts.people import ADA
 
 DOCUMENTS: dict[str, Any] = {name: app_of(name).openapi() for name in HTTP_FUNCTIONS}
@@ -56,7 +56,7 @@ def fuzzed(name, path, method, mode):
 @each_operation
 def test_whatever_is_asked_is_answered_as_the_document_says(functions, name, method, path):
     there = functions.things_for(path)
-    address, headers = str(functions.clients[name].base_url), {"Authorization": f"Bearer {functions.token(ADA)}"}
+    address, headers = str(functions.clients[name].base_url), functions.credentials(ADA, path)
 
     def answer(case):
         # What a document cannot say of a text (a cursor that is ours, no NUL) may well be refused.
@@ -103,7 +103,8 @@ def test_an_operation_says_that_its_errors_are_problems(name, method, path):
 def test_an_operation_says_what_it_does_and_who_may_ask(name, method, path):
     operation = DOCUMENTS[name]["paths"][path][method]
     assert operation["description"]
-    assert operation.get("security") == (None if name == "health" else [{"HTTPBearer": []}])
+    asked: list[Any] = [{"WebhookSecret": []}, {"WebhookSignature": []}] if path == HOOK else [{"HTTPBearer": []}]
+    assert operation.get("security") == (None if name == "health" else asked)
 
 
 @each_operation

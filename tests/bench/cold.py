@@ -20,7 +20,7 @@ from tests.bench.sandbox import sandbox
 from tests.parts.model import Json, Reply, says
 from tests.parts.runtime_api import url_event
 
-LIGHT = {function.name for function in declared() if not function.extras}
+LIGHT = {function.name for function in declared() if function.has_url and set(function.extras) <= {"aws"}}
 BARE = "tests.bench.bare_app"
 IMPORTS = 9
 STARTS = 7

@@ -1,8 +1,10 @@
 """Documents are given, listed and taken away by their owner alone, and read by whom they are for."""
 
+import asyncio
 import json
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,10 +14,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from agentkit import auth, database, jobs, redis, storage
+from agentkit.documents import NewDocument, added, adding
+from agentkit.errors import Conflict
 from agentkit.paging import cursor_after
+from functions.documents import media
 from functions.documents.app import app
 from infra.local.part import free_port
-from tests.parts.people import ADA, ADMIN, BOB, jwks, token
+from tests.parts.people import ADA, ADMIN, BOB, caller, jwks, token
 from tests.parts.redis import raw
 
 LEASE = {"filename": "Lease (final).pdf", "media_type": "application/pdf", "size_bytes": 5}
@@ -133,6 +138,7 @@ def test_a_new_document_waits_for_its_file_and_says_how_to_upload_it(ask, aws):
         "filename": "Lease (final).pdf",
         "media_type": "application/pdf",
         "size_bytes": 5,
+        "source_url": None,
         "audience": "owner",
         "status": "awaiting_upload",
         "pages": None,
@@ -173,7 +179,8 @@ def test_a_text_is_stored_and_queued_at_once(ask, messages, rows):
     ("changes", "expected"),
     [
         pytest.param({"media_type": "image/png"}, (415, "unsupported_media_type"), id="an image"),
-        pytest.param({"media_type": ""}, (415, "unsupported_media_type"), id="no media type"),
+        pytest.param({"filename": "a.png", "media_type": ""}, (415, "unsupported_media_type"), id="an image's ending"),
+        pytest.param({"filename": "a", "media_type": ""}, (415, "unsupported_media_type"), id="nothing to go by"),
         pytest.param({"size_bytes": 50_000_001}, (413, "content_too_large"), id="too large"),
         pytest.param({"size_bytes": 10**30}, (413, "content_too_large"), id="more than Postgres can count"),
         pytest.param({"size_bytes": 0}, (422, "invalid"), id="empty"),
@@ -215,6 +222,36 @@ def test_a_media_type_is_known_in_any_spelling(ask, media_type):
     assert answer.json()["upload"]["headers"] == {"Content-Type": "text/html"}
 
 
+@pytest.mark.parametrize(
+    ("filename", "announced", "expected"),
+    [
+        # What browsers and systems are known to say.
+        ("notes.md", "", "text/markdown"),
+        ("notes.md", "text/x-markdown", "text/markdown"),
+        ("notes.MD", "application/octet-stream", "text/markdown"),
+        ("notes", "text/x-markdown", "text/markdown"),
+        ("plan.docx", "application/x-zip-compressed", media.ENDINGS[".docx"]),
+        ("plan.pptx", "application/zip", media.ENDINGS[".pptx"]),
+        ("prices.csv", "application/vnd.ms-excel", "text/csv"),
+        ("prices.xlsx", "application/vnd.ms-excel", media.ENDINGS[".xlsx"]),
+        ("book.epub", "application/octet-stream", "application/epub+zip"),
+        ("letter.eml", "", "message/rfc822"),
+        ("lines.jsonl", "text/plain", "text/plain"),
+        ("page.xhtml", "application/xhtml+xml", "text/html"),
+        ("server.log", "text/x-log", "text/plain"),
+    ],
+)
+def test_where_the_media_type_says_nothing_the_ending_decides(ask, filename, announced, expected):
+    body = {"filename": filename, "media_type": announced, "size_bytes": 5}
+    answer = ask(ADA, "POST", "/v1/documents", json=body)
+    assert answer.json()["upload"]["headers"] == {"Content-Type": expected}
+
+
+def test_the_media_type_may_be_left_out(ask):
+    answer = ask(ADA, "POST", "/v1/documents", json={"filename": "lease.pdf", "size_bytes": 5})
+    assert answer.json()["upload"]["headers"] == {"Content-Type": "application/pdf"}
+
+
 @pytest.mark.parametrize("filename", ["../../etc/passwd", "..", "a/b\\c.pdf", "مستند.pdf", "x" * 255, "%00?&#.pdf"])
 def test_no_filename_leads_out_of_its_owners_folder(ask, rows, filename):
     created = ask(ADA, "POST", "/v1/documents", json={**LEASE, "filename": filename}).json()
@@ -224,6 +261,123 @@ def test_no_filename_leads_out_of_its_owners_folder(ask, rows, filename):
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
     assert 0 < len(name) <= 100
     assert set(name) != {"."}
+
+
+# A web address
+
+PAGE = {"url": "https://example.com/handbook?page=2"}
+
+
+def test_a_web_address_is_queued_for_the_worker(ask, messages):
+    answer = ask(ADA, "POST", "/v1/documents/url", json=PAGE)
+    assert answer.status_code == 202
+    accepted = answer.json()
+    assert [message["job_id"] for message in messages()] == [accepted["job_id"]]
+    document = ask(ADA, "GET", f"/v1/documents/{accepted['id']}").json()
+    assert (document["source_url"], document["title"]) == (PAGE["url"], PAGE["url"])
+    assert (document["status"], document["size_bytes"]) == ("queued", 0)
+
+
+def test_a_web_address_may_be_given_a_title(ask):
+    accepted = ask(ADA, "POST", "/v1/documents/url", json={**PAGE, "title": "Handbook"}).json()
+    assert ask(ADA, "GET", f"/v1/documents/{accepted['id']}").json()["title"] == "Handbook"
+
+
+def test_the_longest_address_has_a_title_of_its_beginning(ask):
+    # 2,048 characters: 20 and the rest.
+    url = "https://example.com/" + "x" * 2_028
+    accepted = ask(ADA, "POST", "/v1/documents/url", json={"url": url}).json()
+    document = ask(ADA, "GET", f"/v1/documents/{accepted['id']}").json()
+    assert (document["source_url"], document["title"]) == (url, url[:300])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "example.com", "//example.com", "https://", "https:///page", "https://:443/", "http://[::1"),
+        *("ftp://example.com", "file:///etc/passwd", "javascript:alert(1)", "https://example.com:99999"),
+        *("https://ada@example.com", "https://ada:secret@example.com", "https://:@example.com"),
+        *("https://example.com/a b", "https://example.com\n.evil.test", " https://example.com", "https://a\0b"),
+        "https://example.com/" + "x" * 2_029,
+    ],
+)
+def test_what_is_no_web_address_is_refused(ask, rows, url):
+    answer = ask(ADA, "POST", "/v1/documents/url", json={"url": url})
+    assert problem(answer) == (422, "invalid")
+    assert answer.json()["errors"][0]["pointer"] == "/url"
+    assert rows("select * from agentkit.documents") == []
+
+
+def test_a_web_address_is_fetched_again_without_an_upload(ask, rows, messages):
+    accepted = ask(ADA, "POST", "/v1/documents/url", json=PAGE).json()
+    rows("update agentkit.jobs set status = 'ready'")
+    rows("update agentkit.documents set status = 'ready'")
+    again = ask(ADA, "POST", f"/v1/documents/{accepted['id']}/ingest")
+    assert again.status_code == 202
+    assert {message["job_id"] for message in messages()} == {accepted["job_id"], again.json()["job_id"]}
+
+
+def test_a_repeated_key_makes_one_document_of_a_web_address_whatever_was_found_there(ask, rows):
+    request = {"json": PAGE, "headers": {"Idempotency-Key": "once"}}
+    first = ask(ADA, "POST", "/v1/documents/url", **request).json()
+    rows("update agentkit.documents set title = 'Handbook', filename = 'h.pdf', size_bytes = 9, status = 'ready'")
+    rows("update agentkit.jobs set status = 'ready'")
+    assert ask(ADA, "POST", "/v1/documents/url", **request).json() == first
+    other = ask(ADA, "POST", "/v1/documents/url", json={"url": "https://example.com/"}, headers=request["headers"])
+    assert problem(other) == (422, "idempotency_key_reused")
+    assert len(rows("select * from agentkit.documents")) == 1
+
+
+# A newer file
+
+
+def test_a_newer_file_takes_the_place_of_the_first(ask, uploaded, rows, kept, messages):
+    document_id = uploaded()
+    rows("update agentkit.documents set status = 'ready', passages = 3")
+    upload = ask(ADA, "POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": 7})
+    assert upload.status_code == 200
+    assert upload.json()["headers"] == {"Content-Type": "application/pdf"}
+    # What is found stays that of the first, until the newer one has been read.
+    assert ask(ADA, "GET", f"/v1/documents/{document_id}").json()["status"] == "ready"
+    httpx.put(upload.json()["url"], headers=upload.json()["headers"], content=b"%PDF-2.").raise_for_status()
+    assert list(kept().values()) == [b"%PDF-2."]
+    assert ask(ADA, "POST", f"/v1/documents/{document_id}/ingest").status_code == 202
+    assert len(messages()) == 1
+
+
+def test_before_the_newer_file_has_come_there_is_nothing_to_read(ask, uploaded, messages):
+    document_id = uploaded()
+    ask(ADA, "POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": 7})
+    assert problem(ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")) == (409, "upload_size_mismatch")
+    assert messages() == []
+
+
+def test_a_newer_file_may_be_of_another_kind(ask, uploaded):
+    new = {"size_bytes": 7, "media_type": "text/x-markdown"}
+    upload = ask(ADA, "POST", f"/v1/documents/{uploaded()}/upload", json=new).json()
+    assert upload["headers"] == {"Content-Type": "text/markdown"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"size_bytes": 0}, (422, "invalid")),
+        ({"size_bytes": 50_000_001}, (413, "content_too_large")),
+        ({"media_type": "image/png"}, (415, "unsupported_media_type")),
+    ],
+)
+def test_a_newer_file_that_we_would_not_take_is_refused(ask, uploaded, rows, changes, expected):
+    document_id = uploaded()
+    before = rows("select * from agentkit.documents")
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": 7, **changes})
+    assert problem(answer) == expected
+    assert rows("select * from agentkit.documents") == before
+
+
+def test_what_is_fetched_from_the_web_takes_no_file(ask):
+    accepted = ask(ADA, "POST", "/v1/documents/url", json=PAGE).json()
+    answer = ask(ADA, "POST", f"/v1/documents/{accepted['id']}/upload", json={"size_bytes": 7})
+    assert problem(answer) == (409, "fetched_from_the_web")
 
 
 # Having it read
@@ -280,7 +434,7 @@ def test_asking_twice_for_an_ingestion_finds_the_same_job(ask, uploaded, rows):
 def test_a_finished_ingestion_can_be_asked_for_again(ask, uploaded, rows):
     document_id = uploaded()
     first = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest").json()
-    rows("update agentkit.jobs set status = 'succeeded'")
+    rows("update agentkit.jobs set status = 'ready'")
     rows("update agentkit.documents set status = 'ready'")
     assert ask(ADA, "POST", f"/v1/documents/{document_id}/ingest").json() != first
 
@@ -289,7 +443,7 @@ def test_a_key_finds_its_job_even_when_that_is_over(ask, uploaded, rows, message
     document_id = uploaded()
     key = {"Idempotency-Key": "once"}
     first = ask(ADA, "POST", f"/v1/documents/{document_id}/ingest", headers=key).json()
-    rows("update agentkit.jobs set status = 'succeeded'")
+    rows("update agentkit.jobs set status = 'ready'")
     rows("update agentkit.documents set status = 'ready'")
     assert ask(ADA, "POST", f"/v1/documents/{document_id}/ingest", headers=key).json() == first
     assert ask(ADA, "GET", f"/v1/documents/{document_id}").json()["status"] == "ready"
@@ -381,12 +535,18 @@ def test_a_repeated_text_that_cannot_be_recorded_just_now_keeps_its_file(ask, ro
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/documents/{}"), ("POST", "/v1/documents/{}/ingest"), ("DELETE", "/v1/documents/{}")],
+    [
+        ("GET", "/v1/documents/{}"),
+        ("POST", "/v1/documents/{}/ingest"),
+        ("POST", "/v1/documents/{}/upload"),
+        ("DELETE", "/v1/documents/{}"),
+    ],
 )
 def test_anothers_document_is_not_found(ask, uploaded, rows, method, path):
     document_id = uploaded(ADA)
-    assert problem(ask(BOB, method, path.format(document_id))) == (404, "not_found")
-    assert problem(ask(ADMIN, method, path.format(document_id))) == (404, "not_found")
+    body = {"size_bytes": 7} if path.endswith("upload") else None
+    assert problem(ask(BOB, method, path.format(document_id), json=body)) == (404, "not_found")
+    assert problem(ask(ADMIN, method, path.format(document_id), json=body)) == (404, "not_found")
     assert len(rows("select * from agentkit.documents")) == 1
 
 
@@ -397,7 +557,11 @@ def test_a_list_holds_nothing_of_anothers(ask, uploaded):
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/v1/documents", LEASE), ("/v1/documents/text", {"title": "Notes", "text": "For all."})],
+    [
+        ("/v1/documents", LEASE),
+        ("/v1/documents/text", {"title": "Notes", "text": "For all."}),
+        ("/v1/documents/url", PAGE),
+    ],
 )
 def test_only_an_admin_gives_documents_to_everyone(ask, rows, path, body):
     assert problem(ask(ADA, "POST", path, json={**body, "audience": "everyone"})) == (403, "forbidden")
@@ -419,6 +583,13 @@ def test_who_is_no_longer_an_admin_has_nothing_read_to_everyone(ask, uploaded, r
     assert problem(ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")) == (403, "forbidden")
     assert rows("select * from agentkit.jobs") == []
     assert messages() == []
+
+
+def test_who_is_no_longer_an_admin_replaces_nothing_that_everyone_reads(ask, uploaded, rows):
+    document_id = uploaded(ADA)
+    rows("update agentkit.documents set audience = 'everyone'")
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": 7})
+    assert problem(answer) == (403, "forbidden")
 
 
 def test_an_admin_whose_session_has_ended_gives_nothing_to_everyone(ask, supabase):
@@ -492,6 +663,27 @@ def test_deleting_removes_row_passages_and_file(ask, uploaded, rows, aws):
     assert problem(ask(ADA, "GET", f"/v1/documents/{document_id}")) == (404, "not_found")
 
 
+@pytest.mark.parametrize("status", ["queued", "parsing", "embedding", "indexing"])
+def test_deleting_ends_the_work_on_it(ask, uploaded, rows, status):
+    document_id = uploaded()
+    ask(ADA, "POST", f"/v1/documents/{document_id}/ingest")
+    rows("update agentkit.jobs set status = %s, holder = gen_random_uuid()", [status])
+    ask(ADA, "DELETE", f"/v1/documents/{document_id}")
+    (job,) = rows("select * from agentkit.jobs")
+    assert (job["status"], job["holder"]) == ("cancelled", None)
+    assert job["finished_at"] is not None
+
+
+def test_deleting_leaves_finished_work_and_that_on_others_as_it_is(ask, uploaded, rows):
+    document_id, other = uploaded(), uploaded()
+    for each in (document_id, other):
+        ask(ADA, "POST", f"/v1/documents/{each}/ingest")
+    rows("update agentkit.jobs set status = 'failed' where document_id = %s", [document_id])
+    before = rows("select * from agentkit.jobs order by id")
+    ask(ADA, "DELETE", f"/v1/documents/{document_id}")
+    assert rows("select * from agentkit.jobs order by id") == before
+
+
 def test_a_deletion_that_broke_off_leaves_nothing_to_find_and_can_be_repeated(ask, uploaded, rows, monkeypatch):
     document_id = uploaded()
     passage(rows, document_id)
@@ -551,6 +743,83 @@ def test_a_token_that_outlived_its_session_deletes_nothing(ask, uploaded, supaba
 
 
 # Limits
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/documents", LEASE),
+        ("/v1/documents/text", {"title": "Notes", "text": "12345"}),
+        ("/v1/documents/url", PAGE),
+    ],
+)
+def test_who_has_as_many_documents_as_one_may_keep_gets_no_other(ask, rows, kept, messages, monkeypatch, path, body):
+    monkeypatch.setenv("USER_MAX_DOCUMENTS", "1")
+    first = ask(ADA, "POST", "/v1/documents", json=LEASE).json()
+    answer = ask(ADA, "POST", path, json=body, headers={"Idempotency-Key": "another"})
+    assert problem(answer) == (409, "quota_exceeded")
+    assert (answer.json()["limit"], answer.json()["most"]) == ("documents", 1)
+    assert len(rows("select * from agentkit.documents")) == 1
+    assert (kept(), messages()) == ({}, [])
+    # Nobody else's documents count, and there is room again once one is gone.
+    assert ask(BOB, "POST", path, json=body).is_success
+    ask(ADA, "DELETE", f"/v1/documents/{first['id']}")
+    assert ask(ADA, "POST", path, json=body).is_success
+
+
+def test_who_has_as_many_bytes_as_one_may_keep_gets_no_more(ask, monkeypatch):
+    # Two of 5 bytes fit into 10, and one byte more does not.
+    monkeypatch.setenv("USER_MAX_BYTES", "10")
+    for _ in range(2):
+        assert ask(ADA, "POST", "/v1/documents", json=LEASE).status_code == 201
+    answer = ask(ADA, "POST", "/v1/documents", json={**LEASE, "size_bytes": 1})
+    assert problem(answer) == (409, "quota_exceeded")
+    assert (answer.json()["limit"], answer.json()["most"]) == ("bytes", 10)
+
+
+def test_a_newer_file_counts_instead_of_the_first(ask, uploaded, monkeypatch):
+    monkeypatch.setenv("USER_MAX_BYTES", "10")
+    document_id = uploaded()
+    assert ask(ADA, "POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": 10}).status_code == 200
+    answer = ask(ADA, "POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": 11})
+    assert problem(answer) == (409, "quota_exceeded")
+    assert ask(ADA, "GET", f"/v1/documents/{document_id}").json()["size_bytes"] == 10
+
+
+def test_a_repeated_key_finds_its_document_also_where_there_is_no_room_for_another(ask, monkeypatch):
+    monkeypatch.setenv("USER_MAX_DOCUMENTS", "1")
+    request = {"json": LEASE, "headers": {"Idempotency-Key": "once"}}
+    first, second = (ask(ADA, "POST", "/v1/documents", **request) for _ in range(2))
+    assert first.json()["id"] == second.json()["id"]
+
+
+def test_many_at_once_pass_no_limit_together(postgres, monkeypatch, rows):
+    monkeypatch.setenv("USER_MAX_DOCUMENTS", "3")
+
+    def add(number):
+        new = NewDocument(
+            id=uuid.uuid4(),
+            title="Lease",
+            filename="lease.pdf",
+            media_type="application/pdf",
+            size_bytes=5,
+            object_key=f"key-{number}",
+        )
+
+        async def one_request():
+            try:
+                added(await database.fetch_all(caller(ADA), adding(ADA.id, new)))
+            except Conflict as conflict:
+                return conflict.code
+            finally:
+                await database.close()
+
+        return asyncio.run(one_request())
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(add, range(16)))
+    assert (outcomes.count(None), outcomes.count("quota_exceeded")) == (3, 13)
+    assert len(rows("select * from agentkit.documents")) == 3
 
 
 def test_requests_are_counted(ask, monkeypatch):

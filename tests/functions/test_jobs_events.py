@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from psycopg.types.json import Jsonb
 
+from agentkit.errors import Unavailable
 from functions.jobs import app as jobs_app
 from functions.jobs import events
 from functions.jobs.app import app
@@ -230,7 +231,12 @@ def told(*found):
     async def collect():
         return [event async for event in events.follow(State("{}", over=False), look, seconds=300)]
 
-    return asyncio.run(collect())
+    # `asyncio.run` would drop the loop that Mangum has set.
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(collect())
+    finally:
+        loop.close()
 
 
 def test_looks_grow_rarer_while_nothing_changes_and_begin_anew_at_a_change(monkeypatch):
@@ -252,3 +258,13 @@ def test_a_failure_of_ours_is_told_without_its_reason(monkeypatch):
     assert last.startswith("event: error\n")
     assert json.loads(last.split("data: ")[1])["code"] == "internal_error"
     assert "secret" not in last
+
+
+def test_a_database_that_comes_back_is_given_its_tries_anew(monkeypatch):
+    async def no_pause(_):
+        pass
+
+    monkeypatch.setattr(events, "_pause", no_pause)
+    away = [Unavailable("away")] * (events.TRIES - 1)
+    last = told(*away, State("{}", over=False), *away, State("{}", over=True))[-1]
+    assert last.startswith("event: done\n")

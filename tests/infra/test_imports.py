@@ -11,7 +11,7 @@ import pytest
 from infra.functions import ROOT, declared
 
 # boto3 counts for nothing until it is used, and is loaded only then.
-LIGHT = {function.name for function in declared() if set(function.extras) <= {"aws"} and not function.queue}
+LIGHT = {function.name for function in declared() if function.has_url and set(function.extras) <= {"aws"}}
 HEAVY_PACKAGES = {
     *("langchain", "langchain_core", "langchain_openai", "langgraph", "langsmith", "openai", "tiktoken"),
     *("numpy", "vecs", "sqlalchemy", "psycopg2", "boto3", "botocore", "supabase"),

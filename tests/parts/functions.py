@@ -23,6 +23,9 @@ from tests.parts.people import ADA, Person
 from tests.parts.served import Serve
 
 HTTP_FUNCTIONS = [function.name for function in declared() if function.has_url]
+# Not for people: the storage calls it, and shows its secret.
+HOOK = "/v1/documents/hooks/storage"
+HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PARAMETER = re.compile(r"{(\w+)}")
 
 
@@ -84,9 +87,14 @@ class Functions:
         self, person: Person | None, method: str, path: str, headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
         """Make a request as that person, or as nobody."""
-        authorization = {"Authorization": f"Bearer {self.token(person)}"} if person else {}
         client = self.clients[path.split("/")[2]]
-        return client.request(method, path, headers={**authorization, **(headers or {})}, **options)
+        return client.request(method, path, headers={**self.credentials(person, path), **(headers or {})}, **options)
+
+    def credentials(self, person: Person | None, path: str) -> dict[str, str]:
+        """What that person shows there: an access token; whoever calls the storage's hook shows its secret."""
+        if person is None:
+            return {}
+        return {"Authorization": f"Bearer {HOOK_SECRET if path == HOOK else self.token(person)}"}
 
     def things_for(self, path: str, person: Person = ADA) -> dict[str, str]:
         """Give that person what the path's parameters name; return the ids by the parameters' names."""
@@ -136,6 +144,7 @@ def functions(
 ) -> Iterator[Functions]:
     """All of them, with nothing in any part yet, limits that nobody reaches, and a model that searches and answers."""
     monkeypatch.setenv("RATE_LIMIT_SCALE", "100000")
+    monkeypatch.setenv("STORAGE_WEBHOOK_SECRET", HOOK_SECRET)
     model.otherwise = looks_it_up("It ends in 2027 [1].")
     yield Functions(signin, model, {name: serve(app_of(name)) for name in HTTP_FUNCTIONS})
     portal.call(agent.close)
