@@ -168,7 +168,8 @@ async def test_the_new_collection_is_made_like_the_old_one(run, rows):
             "columns": "select attname, format_type(atttypid, null) as type, attstorage::text, attnotnull,"
             " attgenerated::text, pg_get_expr(adbin, adrelid) as made"
             " from pg_attribute left join pg_attrdef on adrelid = attrelid and"
-            f" adnum = attnum where attrelid = 'vecs.{name}'::regclass and attnum > 0 and not attisdropped order by attname",
+            f" adnum = attnum where attrelid = 'vecs.{name}'::regclass and attnum > 0 and not attisdropped"
+            " order by attname",
             "indexes": "select regexp_replace(replace(indexdef, %s, ''), 'INDEX \\S+', '') as made from pg_indexes"
             f" where schemaname = 'vecs' and tablename = '{name}' order by 1",
             "checks": "select pg_get_constraintdef(oid) as made from pg_constraint"
