@@ -2,6 +2,7 @@
 
 import pytest
 
+from functions.documents import media
 from tests.parts.archives import CORE, relations, zipped
 from tests.parts.files import blocks, printed, read
 
@@ -61,26 +62,30 @@ EPUB = zipped(
 MAIL = b"Message-ID: <1@a.test>\nMIME-Version: 1.0\nFrom: ada@a.test\nSubject: Lease\n\nRent."
 
 
-@pytest.mark.parametrize(
-    ("content", "filename", "media_type", "title", "pages"),
-    [
-        pytest.param(printed(["Rent."], title="Lease"), "", "application/pdf", "Lease", 1, id="PDF"),
-        pytest.param(DOCX, "", f"{OFFICE}wordprocessingml.document", "Lease", None, id="docx"),
-        pytest.param(PPTX, "", f"{OFFICE}presentationml.presentation", "Lease", 2, id="pptx"),
-        pytest.param(XLSX, "", f"{OFFICE}spreadsheetml.sheet", "Lease", None, id="xlsx"),
-        pytest.param(EPUB, "", "application/epub+zip", "Lease", None, id="epub"),
-        pytest.param(MAIL, "", "message/rfc822", "Lease", None, id="mail"),
-        pytest.param(b"<html><title>Lease</title><p>Rent.", "", "text/html", "Lease", None, id="HTML"),
-        pytest.param(b"# Lease\n\nRent.", "a.md", "text/markdown", None, None, id="Markdown"),
-        pytest.param(b"Rent.\n", "a.csv", "text/csv", None, None, id="CSV"),
-        pytest.param(b'["Rent."]', "a.json", "application/json", None, None, id="JSON"),
-        pytest.param(b"Rent.", "a.txt", "text/plain", None, None, id="plain text"),
-    ],
-)
+EACH_KIND = [
+    pytest.param(printed(["Rent."], title="Lease"), "", "application/pdf", "Lease", 1, id="PDF"),
+    pytest.param(DOCX, "", f"{OFFICE}wordprocessingml.document", "Lease", None, id="docx"),
+    pytest.param(PPTX, "", f"{OFFICE}presentationml.presentation", "Lease", 2, id="pptx"),
+    pytest.param(XLSX, "", f"{OFFICE}spreadsheetml.sheet", "Lease", None, id="xlsx"),
+    pytest.param(EPUB, "", "application/epub+zip", "Lease", None, id="epub"),
+    pytest.param(MAIL, "", "message/rfc822", "Lease", None, id="mail"),
+    pytest.param(b"<html><title>Lease</title><p>Rent.", "", "text/html", "Lease", None, id="HTML"),
+    pytest.param(b"# Lease\n\nRent.", "a.md", "text/markdown", None, None, id="Markdown"),
+    pytest.param(b"Rent.\n", "a.csv", "text/csv", None, None, id="CSV"),
+    pytest.param(b'["Rent."]', "a.json", "application/json", None, None, id="JSON"),
+    pytest.param(b"Rent.", "a.txt", "text/plain", None, None, id="plain text"),
+]
+
+
+@pytest.mark.parametrize(("content", "filename", "media_type", "title", "pages"), EACH_KIND)
 def test_each_kind_of_file_is_read_by_its_reader(content, filename, media_type, title, pages):
     extract = read(content, announced="application/octet-stream", filename=filename)
     assert (extract.media_type, extract.title, extract.pages) == (media_type, title, pages)
     assert blocks(extract)[-1].removeprefix("- ") == "Rent."
+
+
+def test_every_kind_that_documents_takes_has_a_reader():
+    assert sorted(media.MEDIA_TYPES) == sorted(str(kind.values[2]) for kind in EACH_KIND)
 
 
 @pytest.mark.parametrize("content", [DOCX, PPTX, XLSX, EPUB, printed(["Rent."])])
