@@ -65,6 +65,9 @@ def test_a_file_is_uploaded_ingested_and_found(app):
     assert [(passage["title"], passage["text"]) for passage in found] == [
         ("notice", "Notice\n\nThe lighthouse opens to visitors on 4 May 2031.")
     ]
+    # How far it was came as it happened, and the end last.
+    assert saw["seen"][-1] == saw["job"]["status"] == "ready"
+    assert saw["job"]["progress"]["passages"] == saw["job"]["progress"]["passages_total"] == 1
 
 
 def test_an_answer_is_cited_kept_as_the_client_has_it_and_goes_on_from_there(app, model, notice):

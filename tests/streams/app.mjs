@@ -9,8 +9,6 @@ import { createClient } from "@supabase/supabase-js";
 import { DefaultChatTransport } from "ai";
 
 const { AGENTKIT_URL: base, SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, DEMO_ADA_EMAIL, DEMO_ADA_PASSWORD } = process.env;
-// Two thirds of what the function lets one caller ask in a minute.
-const POLL_MS = 300;
 
 const supabase = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { autoRefreshToken: false } });
 const authorization = async () => ({
@@ -42,11 +40,30 @@ async function upload(file) {
   const put = await fetch(upload.url, { method: upload.method, headers: upload.headers, body: file });
   if (!put.ok) throw new Error(`the bucket answered ${put.status}`);
   const { job_id } = await call("POST", `/v1/documents/${id}/ingest`);
+  const seen = [];
+  const job = await follow(job_id, ({ status }) => seen.push(status));
+  if (job.status !== "ready") throw new Error(JSON.stringify(job.error));
+  return { document: id, job, seen };
+}
+
+/** How the README follows a job, without the types. */
+async function follow(jobId, tell) {
   for (;;) {
-    const job = await call("GET", `/v1/jobs/${job_id}`);
-    if (job.status === "succeeded") return id;
-    if (job.status === "failed") throw new Error(JSON.stringify(job.error));
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    const answer = await fetch(`${base}/v1/jobs/${jobId}/events`, { headers: await authorization() });
+    if (!answer.ok) throw new Error(await answer.text());
+    let rest = "";
+    for await (const piece of answer.body.pipeThrough(new TextDecoderStream())) {
+      const events = (rest + piece).split("\n\n");
+      rest = events.pop();
+      for (const event of events) {
+        const kind = /^event: (.*)$/m.exec(event)?.[1];
+        if (!kind) continue; // ": ping"
+        const data = JSON.parse(/^data: (.*)$/m.exec(event)[1]);
+        if (kind === "error") throw new Error(data.detail);
+        tell(data);
+        if (kind === "done") return data;
+      }
+    }
   }
 }
 
@@ -65,9 +82,9 @@ const isText = (part) => part.type === "text" && part.text !== "";
 const scenarios = {
   async upload() {
     const text = "# Notice\n\nThe lighthouse opens to visitors on 4 May 2031.\n";
-    const document = await upload(new File([text], "notice.md", { type: "text/markdown" }));
+    const uploaded = await upload(new File([text], "notice.md", { type: "text/markdown" }));
     const { passages } = await call("POST", "/v1/search", { text: "When does the lighthouse open?", limit: 5 });
-    return { document, passages };
+    return { ...uploaded, passages };
   },
 
   async ask() {
