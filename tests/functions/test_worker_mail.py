@@ -61,6 +61,7 @@ def test_transfer_encodings_and_character_sets_are_undone(encoding, charset):
         pytest.param(b"=?utf-8?b?a?=", "=?utf-8?b?a?=", id="an encoded word that is none"),
         pytest.param(b"=?unicode_escape?q?=5Cu0041?=", r"\u0041", id="a character set that is none"),
         pytest.param(b"one\r\n two", "one two", id="two lines"),
+        pytest.param(b"=?utf-8?q?one?=\r\n =?utf-8?q?_two?=", "one two", id="encoded words on two lines"),
         pytest.param(b"=?utf-8?q?a=0D=0ABcc=3A_x?=", "a Bcc: x", id="a line end that is hidden"),
     ],
 )

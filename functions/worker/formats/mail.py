@@ -7,7 +7,6 @@ Headers are read here and not by `email.policy.default`, whose grammar takes min
 that are only odd; what cannot be decoded is shown as it came.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from email import message_from_bytes
@@ -27,7 +26,6 @@ MAX_DEPTH = 30
 READ = {"text", "multipart"}
 # What a part says that says nothing: then the bytes are asked.
 UNSAID = {"", "us-ascii", "ascii", "unknown-8bit"}
-FOLD = re.compile(r"\r?\n[ \t]+")
 
 
 def pieces(content: bytes) -> Iterator[Piece]:
@@ -127,11 +125,11 @@ def _header(message: Message, name: str) -> str:
 
 def _unencoded(value: str) -> str:
     """Return a header's value without folds, encoded words and bytes that came as they were."""
-    line = charset.decode(FOLD.sub(" ", value).encode("utf-8", "surrogateescape")) or ""
+    line = charset.decode(value.encode("utf-8", "surrogateescape")) or ""
     try:
         runs = decode_header(line)
     except HeaderParseError:
-        return line.strip()
+        return " ".join(line.split())
     return " ".join("".join(_run(*run) for run in runs).split())
 
 
