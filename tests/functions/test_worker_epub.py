@@ -83,8 +83,8 @@ def test_a_chapter_that_is_listed_and_missing_is_passed_over():
     assert read(book(chapter("<p>One</p>"), order=[3, 1])) == ["One"]
 
 
-def test_pictures_in_the_reading_order_are_passed_over():
-    assert read(book("<svg><text>x</text></svg>", kind="image/svg+xml")) == []
+def test_what_is_no_html_in_the_reading_order_is_passed_over():
+    assert read(book(chapter("<p>x</p>"), kind="image/svg+xml")) == []
 
 
 def test_the_title_is_that_of_the_package():
