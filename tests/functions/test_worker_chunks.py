@@ -205,6 +205,12 @@ def test_of_too_many_headings_the_outer_ones_are_left_out():
     assert path[0] not in first
 
 
+def test_a_passage_keeps_its_nearest_headings_alone():
+    headings = [Piece(f"Level {level}", Kind.HEADING, level) for level in range(1, 13)]
+    (passage,) = chunk(assemble([*headings, Piece(SENTENCE)]), title="", sizes=WIDE)
+    assert passage.heading == tuple(f"Level {level}" for level in range(5, 13))
+
+
 # Any text
 
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=3000)
