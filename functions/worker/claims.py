@@ -71,6 +71,7 @@ BEAT_PART = """
     where part.job_id = %(id)s and part.holder = %(holder)s and part.done_at is null
       and job.id = part.job_id and job.status = 'embedding'
 """
+HOLD = "select from agentkit.jobs where id = %(id)s and holder = %(holder)s for update"
 RELEASE = """
     update agentkit.jobs set status = %(status)s, holder = null, lease_until = null
     where id = %(id)s and holder = %(holder)s
@@ -111,10 +112,10 @@ PROGRESS_OF_PARTS = """
     update agentkit.jobs as job
     set progress = job.progress || jsonb_build_object(
         'passages', parts.staged, 'reused', parts.reused,
-        'pages', case when job.progress ? 'pages_total' then coalesce(parts.pages, 0) end)
+        'pages', least(parts.pages, (job.progress ->> 'pages_total')::int))
     from (
         select sum(staged) as staged, sum(reused) as reused,
-               max(last_page) filter (where staged = count) as pages
+               sum(case when staged = count then last_page - first_page + 1 else 0 end) as pages
         from agentkit.job_parts where job_id = %(id)s
     ) as parts
     where job.id = %(id)s and job.status = 'embedding'
@@ -159,6 +160,11 @@ class JobClaim:
     async def fail(self, failure: WorkFailed) -> None:
         """Fail the job and its document."""
         await _fail(self, failure)
+
+    async def check(self, connection: "AsyncConnection[Row]") -> None:
+        """The job stays ours until the transaction ends; raises LeaseLost when it is not any more."""
+        if await (await connection.execute(HOLD, _held(self))).fetchone() is None:
+            raise LeaseLost
 
     async def advance(self, status: Status, **progress: object) -> None:
         """The job's owner sees it there, this far; raises LeaseLost."""

@@ -59,7 +59,9 @@ READY = """
 """
 JOB_READY = """
     update agentkit.jobs
-    set status = 'ready', finished_at = now(), holder = null, lease_until = null
+    set status = 'ready', finished_at = now(), holder = null, lease_until = null,
+        progress = progress || case when progress ? 'pages_total'
+                                    then jsonb_build_object('pages', progress -> 'pages_total') else '{}' end
     where id = %s and holder = %s
 """
 
@@ -82,6 +84,8 @@ async def _read(claim: JobClaim) -> None:
     """Read the document's file and cut it; embed and index it at once when it is short."""
     job = claim.job
     async with database.service_transaction("begin an ingestion") as connection:
+        # One that was cancelled just now must not say that it is being read.
+        await claim.check(connection)
         row = await (await connection.execute(BEGIN, [job.document_id, job.owner])).fetchone()
     if row is None:
         raise await _deleted(job)

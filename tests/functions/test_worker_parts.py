@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from fpdf import FPDF
 
 from agentkit import embeddings, jobs, settings, storage
 from functions.worker import claims, ingest
@@ -190,6 +191,45 @@ def test_a_job_that_is_cancelled_stops_at_the_next_batch(
     assert len(texts(embedding_model)) == 2
     assert stored(document_id) == []
     assert [row["status"] for row in rows("select status from agentkit.jobs")] == ["cancelled"]
+
+
+def test_a_job_that_is_cancelled_just_as_it_is_begun_leaves_its_document_cancelled(
+    upload, deliver, document, rows, monkeypatch
+):
+    document_id, job = upload(LONG)
+    run = claims.JobClaim.run
+
+    async def cancelled_before(self):
+        rows("update agentkit.jobs set status = 'cancelled', holder = null, lease_until = null")
+        rows("update agentkit.documents set status = 'cancelled'")
+        await run(self)
+
+    monkeypatch.setattr(claims.JobClaim, "run", cancelled_before)
+    assert deliver(job) == 0
+    assert document(document_id)["status"] == "cancelled"
+
+
+def test_pages_are_counted_with_their_parts(upload, deliver, monkeypatch, job_row, rows):
+    book = FPDF()
+    book.set_font("Helvetica", size=11)
+    # A line that most pages have would be taken for a running title.
+    for word in ("apple", "birch", "cedar", "daisy", "elder", "fern", "grass", "holly", "iris"):
+        book.add_page()
+        book.multi_cell(0, 6, f"The {word} grows here. " * 12)
+    _, job = upload(bytes(book.output()), "application/pdf")
+    seen = []
+    note = claims.PartClaim.note
+
+    async def note_and_look(self, *arguments, **facts):
+        await note(self, *arguments, **facts)
+        (row,) = rows("select progress from agentkit.jobs")
+        seen.append((row["progress"]["pages"], row["progress"]["pages_total"]))
+
+    monkeypatch.setattr(claims.PartClaim, "note", note_and_look)
+    deliver(job)
+    # Nine pages of a passage each make parts of 4, 4 and 1; a part's pages count when the last of it is staged.
+    assert seen == [(0, 9), (4, 9), (4, 9), (8, 9), (9, 9)]
+    assert job_row(job)["progress"]["pages"] == 9
 
 
 @pytest.mark.parametrize("sections", [pytest.param(10, id="in parts"), pytest.param(3, id="whole")])
