@@ -182,6 +182,7 @@ class Stack:
                 port=self._port("aws"),
                 allowed_origins=_origins(origins),
                 max_receives=self._max_receives,
+                notifies=True,
             ),
             SignIn(folder, port=self._port("sign-in")),
         ]
