@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
+from infra.demo.events import Watch, follow
+
 MEDIA_TYPES = {".pdf": "application/pdf", ".md": "text/markdown"}
 INGEST_SECONDS = 120.0
-# Soon at first, then at half of what the function lets one caller ask in a minute.
-FIRST_POLL_SECONDS, POLL_SECONDS = 0.2, 1.0
 
 
 @dataclass
@@ -31,6 +31,16 @@ class Answer:
     first_token: float = 0.0
     last_token: float = 0.0
     ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """A document that is ready, and the job that made it so."""
+
+    document: dict[str, Any]
+    job: dict[str, Any]
+    told: list[dict[str, Any]]
+    """The job's states on the way, as its events told them."""
 
 
 class Person:
@@ -69,11 +79,11 @@ class Person:
         """Say whether this person can read that document."""
         return self._http.get(f"/v1/documents/{document_id}").is_success
 
-    def upload(self, file: Path, title: str, failure: Callable[[], str | None]) -> dict[str, Any]:
-        """Upload a file the way a browser does, have it ingested, and return the document once it is ready.
+    def upload(self, file: Path, title: str, watch: Watch) -> Ingestion:
+        """Upload a file the way a browser does, have it ingested, and return once the document is ready.
 
-        Raises RuntimeError with the document's own error when it cannot be read, when it takes too long, and as soon
-        as `failure()` gives a reason why it will not be read.
+        `watch` gets the job's state at each event, and may raise. Raises RuntimeError with the job's own error when
+        the file cannot be read, and when it takes too long.
         """
         content = file.read_bytes()
         new = {
@@ -83,22 +93,28 @@ class Person:
             "title": title,
         }
         created = self._call("POST", "/v1/documents", json=new)
-        upload = created["upload"]
+        return self._ingest(created["id"], file.name, content, created["upload"], watch)
+
+    def upload_again(self, document_id: str, file: Path, watch: Watch) -> Ingestion:
+        """Put a file in the place of the document's; otherwise as `upload`."""
+        content = file.read_bytes()
+        upload = self._call("POST", f"/v1/documents/{document_id}/upload", json={"size_bytes": len(content)})
+        return self._ingest(document_id, file.name, content, upload, watch)
+
+    def _ingest(
+        self, document_id: str, filename: str, content: bytes, upload: Mapping[str, Any], watch: Watch
+    ) -> Ingestion:
         httpx.request(upload["method"], upload["url"], headers=upload["headers"], content=content).raise_for_status()
-        self._call("POST", f"/v1/documents/{created['id']}/ingest")
+        job_id = self._call("POST", f"/v1/documents/{document_id}/ingest")["job_id"]
         deadline = time.monotonic() + INGEST_SECONDS
-        pause_seconds = FIRST_POLL_SECONDS
-        while time.monotonic() < deadline:
-            document = self._call("GET", f"/v1/documents/{created['id']}")
-            if document["status"] == "ready":
-                return document
-            if document["status"] == "failed":
-                raise RuntimeError(f"{file.name}: {document['error']}")
-            if reason := failure():
-                raise RuntimeError(reason)
-            time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, POLL_SECONDS)
-        raise RuntimeError(f"{file.name} was not ready within {INGEST_SECONDS:g} s.")
+
+        def watch_the_clock(state: dict[str, Any]) -> None:
+            watch(state)
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{filename} was not ready within {INGEST_SECONDS:g} s.")
+
+        followed = follow(self._http, job_id, filename, watch_the_clock)
+        return Ingestion(self._call("GET", f"/v1/documents/{document_id}"), followed.job, followed.told)
 
     def search(self, text: str) -> list[dict[str, Any]]:
         """Return the passages of this person's documents that fit best."""

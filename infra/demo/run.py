@@ -90,13 +90,28 @@ def demonstrate(
                 ada.forget(document["id"])
 
         print("\nAda uploads her documents.")
-        documents = {}
+        progress = show.Progress(failure)
+        documents, told = {}, []
         for filename, title in titles.items():
             began = time.perf_counter()
-            document = documents[filename] = ada.upload(HERE / "documents" / filename, title, failure)
+            ingestion = ada.upload(HERE / "documents" / filename, title, progress.of(filename))
+            document = documents[filename] = ingestion.document
+            told += ingestion.told
             pages = f"{document['pages']} pages, " if document["pages"] else ""
-            print(f"  {filename}: {pages}{document['passages']} passages, ready in {time.perf_counter() - began:.1f} s")
+            took = f"ready in {time.perf_counter() - began:.1f} s"
+            progress.end(f"  {filename}: {pages}{document['passages']} passages, {took}")
             report.check(f"{filename} has passages", holds=document["passages"] > 0)
+        report.check("progress was told while they were read", holds=bool(told))
+
+        print("\nShe uploads them again, unchanged.")
+        for filename, document in documents.items():
+            began = time.perf_counter()
+            job = ada.upload_again(document["id"], HERE / "documents" / filename, progress.of(filename)).job
+            known = f"{job['progress']['reused']} of {document['passages']} passages known"
+            took = f"ready in {time.perf_counter() - began:.1f} s"
+            progress.end(f"  {filename}: {known}, {job['input_tokens']} tokens embedded, {took}")
+            nothing = job["progress"]["reused"] == document["passages"] and job["input_tokens"] == 0
+            report.check(f"{filename} again costs no embedding", holds=nothing)
 
         answers = []
         for question in questions:

@@ -1,18 +1,44 @@
-"""What the demonstration prints: answers as they stream, their citations, a table, and what to do next."""
+"""What the demonstration prints: how far its documents are, answers and their citations, a table, what to do next."""
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infra.demo.client import Answer
+from infra.demo.events import Watch
 from infra.functions import ROOT
+from infra.local.display import Display
 from infra.local.model import MODEL
+from infra.local.progress import under_way
 
 WIDTH = 100
 MARGIN = " " * 5
 COLUMNS = "{:<49}{:>11}{:>12}{:>10}{:>7}{:>10}"
+
+
+class Progress:
+    """A line that changes, where a terminal can, and then stays as the last that is said of it."""
+
+    def __init__(self, failure: Callable[[], str | None]) -> None:
+        """`failure`: why what is waited for will not come."""
+        self._failure = failure
+        self._display = Display()
+
+    def of(self, filename: str) -> Watch:
+        """Return what shows the states of that file's job as they come; it raises RuntimeError for a failure."""
+
+        def watch(job: dict[str, Any]) -> None:
+            if reason := self._failure():
+                raise RuntimeError(reason)
+            self._display.update([under_way(filename, job["status"], job["progress"])])
+
+        return watch
+
+    def end(self, line: str) -> None:
+        """Let this line stay in its place."""
+        self._display.update([], [line])
 
 
 class Prose:

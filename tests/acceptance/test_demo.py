@@ -3,10 +3,13 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psutil
+import pytest
 
-from infra.demo.run import QUESTIONS, main
+from infra.demo import client
+from infra.demo.run import HERE, QUESTIONS, main
 from infra.local.stack import OWN_MODEL, running_environment
 from tests.parts.chat import eventually
 from tests.parts.model import looks_it_up
@@ -42,8 +45,9 @@ def test_all_of_it_holds_against_a_stack_of_its_own_with_the_local_model(monkeyp
         assert not (folder / "env").exists()
     said = capsys.readouterr().out
     assert status == 0, said
-    # Two documents; three answers of three claims each and two pages; Bob's three questions and two documents.
-    assert f"{2 + 3 * 3 + 2 + 3 + 2} of 18 checks held." in said
+    # Two documents, their progress, and both again; three answers of three claims each and two pages; Bob's three
+    # questions and two documents.
+    assert f"{2 + 1 + 2 + 3 * 3 + 2 + 3 + 2} of 21 checks held." in said
     assert max(map(len, said.splitlines())) <= 100
     assert "↳ Staff Handbook, page 7: “After probation, the notice period is eight weeks for both sides.”" in said
     # Round trips were found in the log of the stack that answered.
@@ -51,6 +55,9 @@ def test_all_of_it_holds_against_a_stack_of_its_own_with_the_local_model(monkeyp
     assert len(table) == 3
     assert all(line.split()[-1].isdigit() and line.split()[-2].isdigit() for line in table)
     assert "make dev" in said
+    # Nothing of a second upload of the same bytes is embedded; without a terminal no line changes.
+    assert "\n  staff-handbook.pdf: 23 of 23 passages known, 0 tokens embedded, ready in " in said
+    assert all(each.isprintable() for line in said.splitlines() for each in line)
 
 
 def test_a_claim_that_does_not_hold_is_named_and_fails_it(stack, model, tmp_path, capsys):
@@ -60,8 +67,17 @@ def test_a_claim_that_does_not_hold_is_named_and_fails_it(stack, model, tmp_path
     assert main(stack._folder, script) == 1
     said = capsys.readouterr().out
     assert f"Using the stack that is running at {stack.environment['AGENTKIT_URL']}." in said
-    # A document; an answer of three claims; Bob's question and document.
-    assert said.endswith("\n5 of 6 checks held.\n  ✗ it says 'a unicorn'\n")
+    # A document, its progress, and it again; an answer of three claims; Bob's question and document.
+    assert said.endswith("\n7 of 8 checks held.\n  ✗ it says 'a unicorn'\n")
+
+
+def test_a_document_that_takes_too_long_is_named(stack, monkeypatch):
+    monkeypatch.setattr(client, "INGEST_SECONDS", 0.0)
+    with closing(client.Person(stack.environment, "ada")) as ada:
+        with pytest.raises(RuntimeError, match=r"^harbour-street-lease\.md was not ready within 0 s\.$"):
+            ada.upload(HERE / "documents" / "harbour-street-lease.md", "Late", lambda _: None)
+        (late,) = [each for each in ada.documents() if each["title"] == "Late"]
+        ada.forget(late["id"])
 
 
 def test_a_stack_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch, capsys):
