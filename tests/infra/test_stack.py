@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from infra.functions import ROOT
@@ -240,6 +241,8 @@ def test_no_outgoing_connection_can_be_given_the_port_that_was_found_free():
 # The real stack, as `make dev` runs it.
 
 DEV = "import sys; from pathlib import Path; from infra.dev import main; sys.exit(main(Path(sys.argv[1])))"
+INGEST = "insert into agentkit.jobs (id, owner, kind) values (gen_random_uuid(), gen_random_uuid(), 'ingest')"
+CANCEL = "update agentkit.jobs set status = 'cancelled', finished_at = now()"
 
 
 class Dev:
@@ -261,11 +264,15 @@ class Dev:
         self.family: list[psutil.Process] = []
 
     def ready(self):
+        self.read_to("Ctrl-C ends it")
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def read_to(self, words):
+        """Read what it prints, up to the line with these words."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said += line
-            if "Ctrl-C ends it" in line:
-                self.family = psutil.Process(self.process.pid).children(recursive=True)
+            if words in line:
                 return
         raise AssertionError(self.said + self.process.communicate()[1])
 
@@ -310,6 +317,13 @@ def test_the_real_stack_answers_is_one_to_a_checkout_and_ends_on_ctrl_c(folder, 
     )
     assert second.returncode == 2
     assert second.stderr == f"The local stack of this checkout is running already, at {environment['AGENTKIT_URL']}.\n"
+
+    with psycopg.connect(environment["ADMIN_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(INGEST)
+        dev.read_to("queued")
+        connection.execute(CANCEL)
+        dev.read_to("cancelled")
+    assert [line.split()[-1] for line in dev.said.splitlines()[-2:]] == ["queued", "cancelled"]
 
     assert len(dev.family) >= 8  # seven parts, Redis being two
     dev.process.send_signal(signal.SIGINT)
