@@ -216,8 +216,8 @@ def test_a_job_whose_document_was_deleted_is_told_all_the_same(rows, put, look):
 
 
 def test_what_had_ended_before_is_not_told(put, change, look):
-    change(put(), status="ready", finished_at=datetime.now(UTC) - timedelta(minutes=1))
-    assert look() == ""
+    change(put(), status="ready", finished_at=datetime.now(UTC) - timedelta(seconds=30))
+    assert (look(), look()) == ("", "")
 
 
 def test_other_work_is_not_told(put, look):
@@ -235,6 +235,13 @@ def test_one_that_is_begun_again_is_told_again(put, change, look):
     change(job, status="failed", error_code="no_text", error="No text was found.")
     assert "failed" in look()
     assert look() == ""
+
+
+def test_each_end_is_told_though_nobody_saw_the_beginning_between(put, change, look):
+    job = put()
+    for _ in range(2):  # cancelled, begun again, and cancelled again
+        change(job, status="cancelled")
+        assert look() == f"  {NAME}  cancelled\n"
 
 
 def test_an_end_that_is_seen_a_little_late_is_told(put, change, look):
