@@ -51,7 +51,6 @@ WRITE = limit("documents-write", per_minute=30)
 READ = limit("documents-read", per_minute=120)
 
 app = create_app("documents")
-app.include_router(hooks.router)
 
 # More than blanks.
 VISIBLE = r"\S"
@@ -363,4 +362,5 @@ async def _enqueue(caller: Caller, document_id: UUID, key: str | None) -> Job:
     )
 
 
+app.include_router(hooks.router)
 handler = lambda_handler(app)
