@@ -173,6 +173,12 @@ def corners(first, last):
         pytest.param(book(corners("A1", "XFD1048576")), "too_large", id="two cells as far apart as they can be"),
         pytest.param(book(corners("XFD1", "A1048576")), "too_large", id="the other two corners"),
         pytest.param(book(cells(cell("A4294967295", "x"))), "unreadable", id="a row that no sheet has"),
+        pytest.param(book(cells(cell("A1048577", "x"))), "too_large", id="a row after the last"),
+        pytest.param(
+            book('<sheetData><row r="4294967295"><c><v>1</v></c></row></sheetData>'),
+            "too_large",
+            id="only its row says so",
+        ),
         pytest.param(book(sheet(["x"]), shared=f'<sst {MAIN} uniqueCount="1000000000000"/>'), "too_large", id="24 TB"),
     ],
 )
