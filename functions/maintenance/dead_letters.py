@@ -6,7 +6,6 @@ A job that someone is at is left to them: should they die, `stuck.unheard` follo
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from pydantic import ValidationError
 
@@ -39,15 +38,14 @@ def take(event: Mapping[str, Any]) -> dict[str, Any]:
     def bury(record: SQSRecord) -> None:
         outcomes.append(work.run(_bury(record)))
 
-    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-    answer = process_partial_response(event=event, record_handler=bury, processor=processor)  # type: ignore[arg-type]
+    answer = work.each_record(event, bury)
     counts = {
         "DeadLetters": len(event["Records"]),
         "DeadLettersUnreadable": outcomes.count("unreadable"),
         "JobsGivenUp": outcomes.count("failed"),
     }
     telemetry.emit_metrics("maintenance", {name: (count, "Count") for name, count in counts.items()})
-    return dict(answer)
+    return answer
 
 
 async def _bury(record: SQSRecord) -> Outcome:

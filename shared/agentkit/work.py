@@ -175,16 +175,24 @@ def sqs_handler(
     """
 
     def handler(event: Mapping[str, Any], context: LambdaContext | None = None) -> dict[str, Any]:
-        # They load botocore, which a start without work does without.
-        from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
         from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
         batch = _Batch(works, notice, Clock(context), [SQSRecord(dict(each)) for each in event["Records"]])
-        processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-        answer = process_partial_response(event=event, record_handler=batch.take, processor=processor)  # type: ignore[arg-type]
-        return dict(answer)
+        return each_record(event, batch.take)
 
     return handler
+
+
+def each_record(event: Mapping[str, Any], take: "Callable[[SQSRecord], None]") -> dict[str, Any]:
+    """Have each record of an SQS event taken, and return the answer that names those for which that raised."""
+    # It loads botocore, which a start without work does without.
+    from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+
+    if not event["Records"]:
+        # Powertools takes it for an event of another kind.
+        return {"batchItemFailures": []}
+    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+    return dict(process_partial_response(event=event, record_handler=take, processor=processor))  # type: ignore[arg-type]
 
 
 async def fail(connection: "AsyncConnection[Row]", job: Job, failure: WorkFailed, *, holder: UUID | None) -> None:
