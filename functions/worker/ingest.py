@@ -43,8 +43,7 @@ FETCHED = """
     set size_bytes = %(size_bytes)s, media_type = %(media_type)s, filename = %(filename)s
     where id = %(id)s
 """
-# A web page that nobody named has its address for a title until its own is known.
-NAMED = "update agentkit.documents set title = %s where id = %s and title = source_url"
+NAMED = "update agentkit.documents set title = %s where id = %s"
 # What the owner's other documents hold.
 HELD = """
     select coalesce(sum(pages), 0)::bigint as pages, coalesce(sum(passages), 0)::bigint as passages
@@ -277,10 +276,11 @@ async def _check_quota(row: Row, reading: Reading) -> None:
 
 
 async def _title(row: Row, reading: Reading) -> str:
-    """Return what the document is called: a web page that nobody named gets its own title."""
-    if row["title"] != row["source_url"] or not reading.title:
+    """Return what the document is called: a web page that nobody named has its address until its own name is known."""
+    unnamed = row["source_url"] is not None and row["title"] == row["source_url"][:TITLE_CHARACTERS]
+    title = (reading.title or "").strip()[:TITLE_CHARACTERS]
+    if not (unnamed and title):
         return str(row["title"])
-    title = reading.title[:TITLE_CHARACTERS]
     async with database.service_transaction("name a document") as connection:
         await connection.execute(NAMED, [title, row["id"]])
     return title
