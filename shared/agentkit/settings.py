@@ -189,6 +189,23 @@ class WorkerSettings(Settings):
     """A worker that has not been heard of for so long is followed by another."""
 
 
+class MaintenanceSettings(Settings):
+    """How long `maintenance` leaves things alone, and how much it mends by itself."""
+
+    maintenance_grace_hours: float = Field(24, ge=0)
+    """An upload may take so long to come, a file to get its document, a failed job to be tried again where it broke
+    off."""
+    maintenance_job_days: float = Field(30, ge=1)
+    """Finished jobs are kept for so long."""
+    maintenance_max_repairs: int = Field(100, ge=0)
+    """Documents that are ingested again in one run at most because passages of theirs are missing."""
+
+    @property
+    def grace_seconds(self) -> float:
+        """The hours of grace in seconds."""
+        return self.maintenance_grace_hours * 3_600
+
+
 class QuotaSettings(Settings):
     """How much one person may keep."""
 
@@ -205,23 +222,6 @@ class ParseSettings(Settings):
     """Of the clock, and of the processor."""
     parse_memory_bytes: int = Field(512_000_000, ge=64_000_000)
     """Of address space, beyond what the readers themselves take."""
-
-
-class MaintenanceSettings(Settings):
-    """How long `maintenance` leaves things alone, and how much it mends by itself."""
-
-    maintenance_grace_hours: float = Field(24, ge=0)
-    """An upload may take so long to come, a file to get its document, a failed job to be tried again where it broke
-    off."""
-    maintenance_job_days: float = Field(30, ge=1)
-    """Finished jobs are kept for so long."""
-    maintenance_max_repairs: int = Field(100, ge=0)
-    """Documents that are ingested again in one run at most because passages of theirs are missing."""
-
-    @property
-    def grace_seconds(self) -> float:
-        """The hours of grace in seconds."""
-        return self.maintenance_grace_hours * 3_600
 
 
 class ChunkSettings(Settings):
