@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.bench.row import Row
 
 FOLDER = ROOT / ".local" / "bench"
-SUBJECTS = ("size", "encoding", "cold", "warm", "chat", "quality", "retrieval")
+SUBJECTS = ("size", "encoding", "cold", "warm", "chat", "ingestion", "quality", "retrieval")
 
 
 def main(names: list[str]) -> int:

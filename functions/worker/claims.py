@@ -61,28 +61,34 @@ FIRST_FREE = """
     from agentkit.job_parts where job_id = %s and done_at is null
 """
 
+# Each of these tells by a row whether the claim still held.
 BEAT = """
     update agentkit.jobs set lease_until = now() + make_interval(secs => %(lease)s)
     where id = %(id)s and holder = %(holder)s
+    returning id
 """
 BEAT_PART = """
     update agentkit.job_parts as part set lease_until = now() + make_interval(secs => %(lease)s)
     from agentkit.jobs as job
     where part.job_id = %(id)s and part.holder = %(holder)s and part.done_at is null
       and job.id = part.job_id and job.status = 'embedding'
+    returning job.id
 """
-HOLD = "select from agentkit.jobs where id = %(id)s and holder = %(holder)s for update"
 RELEASE = """
     update agentkit.jobs set status = %(status)s, holder = null, lease_until = null
     where id = %(id)s and holder = %(holder)s
+    returning id
 """
 RELEASE_PART = """
     update agentkit.job_parts set holder = null, lease_until = null
     where job_id = %(id)s and holder = %(holder)s and done_at is null
+    returning job_id
 """
 
 ADVANCE = """
-    update agentkit.jobs set status = %(status)s, progress = %(progress)s where id = %(id)s and holder = %(holder)s
+    update agentkit.jobs set status = %(status)s, progress = %(progress)s
+    where id = %(id)s and holder = %(holder)s
+    returning id
 """
 SPLIT = """
     update agentkit.jobs
@@ -99,14 +105,14 @@ START_OVER = """
 """
 DELETE_PARTS = "delete from agentkit.job_parts where job_id = %s"
 NOTE_PART = """
-    update agentkit.job_parts as part set staged = %(staged)s, reused = %(reused)s
+    update agentkit.job_parts as part
+    set staged = %(staged)s, reused = %(reused)s,
+        done_at = case when %(staged)s = part.count then now() end,
+        holder = case when %(staged)s < part.count then part.holder end
     from agentkit.jobs as job
     where part.job_id = %(id)s and part.holder = %(holder)s and part.done_at is null
       and job.id = part.job_id and job.status = 'embedding'
-"""
-DONE_PART = """
-    update agentkit.job_parts set done_at = now(), holder = null, lease_until = null
-    where job_id = %(id)s and holder = %(holder)s and done_at is null
+    returning job.id
 """
 PROGRESS_OF_PARTS = """
     update agentkit.jobs as job
@@ -161,11 +167,6 @@ class JobClaim:
         """Fail the job and its document."""
         await _fail(self, failure)
 
-    async def check(self, connection: "AsyncConnection[Row]") -> None:
-        """The job stays ours until the transaction ends; raises LeaseLost when it is not any more."""
-        if await (await connection.execute(HOLD, _held(self))).fetchone() is None:
-            raise LeaseLost
-
     async def advance(self, status: Status, **progress: object) -> None:
         """The job's owner sees it there, this far; raises LeaseLost."""
         facts = _held(self, status=status, progress=json.dumps(progress))
@@ -174,11 +175,9 @@ class JobClaim:
 
     async def note(self, tokens: int, **progress: object) -> None:
         """The job's owner sees it this far with its vectors, the last of which cost so much; raises LeaseLost."""
-        async with database.service_transaction("note a job's progress") as connection:
-            await _spend(connection, self.job, tokens)
-            facts = _held(self, status="embedding", progress=json.dumps(progress))
-            lost = not (await connection.execute(ADVANCE, facts)).rowcount
-        if lost:
+        facts = _held(self, status="embedding", progress=json.dumps(progress))
+        noted = await _together("note a job's progress", (ADVANCE, facts), *_spent(self.job, tokens))
+        if not noted:
             raise LeaseLost
 
     async def split(self, parts: Sequence[Sequence[tuple[int, Passage]]], source: Mapping[str, object]) -> None:
@@ -246,14 +245,9 @@ class PartClaim:
 
         Raises LeaseLost.
         """
-        async with database.service_transaction("note a job's progress") as connection:
-            await _spend(connection, self.job, tokens)
-            facts = _held(self, staged=staged, reused=reused)
-            lost = not (await connection.execute(NOTE_PART, facts)).rowcount
-            if not lost and staged == len(self.passages):
-                await connection.execute(DONE_PART, facts)
-            await connection.execute(PROGRESS_OF_PARTS, facts)
-        if lost:
+        facts = _held(self, staged=staged, reused=reused)
+        statements = (NOTE_PART, facts), *_spent(self.job, tokens), (PROGRESS_OF_PARTS, facts)
+        if not await _together("note a job's progress", *statements):
             raise LeaseLost
 
 
@@ -338,10 +332,10 @@ async def _fail(held: JobClaim | PartClaim, failure: WorkFailed) -> None:
         await work.fail(connection, held.job, failure, holder=held.holder)
 
 
-async def _spend(connection: "AsyncConnection[Row]", job: Job, tokens: int) -> None:
-    """Note what an embedding cost: it was spent, whoever has the job now."""
+def _spent(job: Job, tokens: int) -> list[tuple[LiteralString, Mapping[str, Any]]]:
+    """Return what notes the cost of an embedding: it was spent, whoever has the job now."""
     if not tokens:
-        return
+        return []
     settings = load(EmbeddingSettings)
     facts = {
         "id": job.id,
@@ -351,13 +345,17 @@ async def _spend(connection: "AsyncConnection[Row]", job: Job, tokens: int) -> N
         "tokens": tokens,
         "cost": round(tokens * settings.embedding_price / 1_000_000, 6),
     }
-    await connection.execute(SPEND, facts)
-    await connection.execute(USAGE, facts)
+    return [(SPEND, facts), (USAGE, facts)]
 
 
 async def _changed(reason: str, statement: LiteralString, facts: Mapping[str, Any]) -> bool:
-    async with database.service_transaction(reason) as connection:
-        return (await connection.execute(statement, facts)).rowcount > 0
+    return await _together(reason, (statement, facts))
+
+
+async def _together(reason: str, *statements: tuple[LiteralString, Mapping[str, Any]]) -> bool:
+    """Execute them in one round trip; say whether the first found the claim to hold."""
+    first, *_ = await database.service_fetch_all(reason, statements)
+    return bool(first)
 
 
 def _held(held: JobClaim | PartClaim, **facts: object) -> dict[str, object]:

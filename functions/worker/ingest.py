@@ -35,8 +35,19 @@ HELPERS = 8
 EDITION = 1
 TITLE_CHARACTERS = 300
 
-# The service sees everyone's documents: a job works on one of its own owner's, whatever its row says.
-BEGIN = "update agentkit.documents set status = 'processing' where id = %s and owner = %s returning *"
+# The service sees everyone's documents: a job works on one of its own owner's, whatever its row says. One that was
+# cancelled just now must not say that it is being read. Also: what the owner's other documents hold.
+BEGIN = """
+    with job as (select owner, document_id from agentkit.jobs where id = %(id)s and holder = %(holder)s for update)
+    update agentkit.documents as document set status = 'processing'
+    from job where document.id = job.document_id and document.owner = job.owner
+    returning document.*, (
+        select coalesce(sum(pages), 0)::bigint from agentkit.documents as other
+        where other.owner = document.owner and other.id <> document.id) as other_pages, (
+        select coalesce(sum(passages), 0)::bigint from agentkit.documents as other
+        where other.owner = document.owner and other.id <> document.id) as other_passages
+"""
+HELD = "select exists (select from agentkit.jobs where id = %(id)s and holder = %(holder)s) as held"
 FIND = "select * from agentkit.documents where id = %s and owner = %s"
 FETCHED = """
     update agentkit.documents
@@ -44,24 +55,29 @@ FETCHED = """
     where id = %(id)s
 """
 NAMED = "update agentkit.documents set title = %s where id = %s"
-# What the owner's other documents hold.
-HELD = """
-    select coalesce(sum(pages), 0)::bigint as pages, coalesce(sum(passages), 0)::bigint as passages
-    from agentkit.documents where owner = %s and id <> %s
-"""
+# Both or neither: a document that is gone leaves its job as it is, to be failed; a job that is not ours any more leaves
+# the document as it is.
 READY = """
-    update agentkit.documents
-    set status = 'ready', media_type = %(media_type)s, size_bytes = %(size_bytes)s, pages = %(pages)s,
-        passages = %(passages)s, content_hash = %(content_hash)s, etag = %(etag)s, recipe = %(recipe)s,
-        error_code = null, error = null
-    where id = %(document_id)s and owner = %(owner)s
-"""
-JOB_READY = """
-    update agentkit.jobs
-    set status = 'ready', finished_at = now(), holder = null, lease_until = null,
-        progress = progress || case when progress ? 'pages_total'
-                                    then jsonb_build_object('pages', progress -> 'pages_total') else '{}' end
-    where id = %s and holder = %s
+    with document as (
+        select id from agentkit.documents where id = %(document_id)s and owner = %(owner)s for update
+    ),
+    ended as (
+        update agentkit.jobs
+        set status = 'ready', finished_at = now(), holder = null, lease_until = null,
+            progress = progress || case when progress ? 'pages_total'
+                                        then jsonb_build_object('pages', progress -> 'pages_total') else '{}' end
+        where id = %(id)s and holder = %(holder)s and exists (select from document)
+        returning id
+    ),
+    ready as (
+        update agentkit.documents
+        set status = 'ready', media_type = %(media_type)s, size_bytes = %(size_bytes)s, pages = %(pages)s,
+            passages = %(passages)s, content_hash = %(content_hash)s, etag = %(etag)s, recipe = %(recipe)s,
+            error_code = null, error = null
+        where id in (select id from document) and exists (select from ended)
+    ),
+    parts as (delete from agentkit.job_parts where job_id in (select id from ended))
+    select exists (select from document) as kept, exists (select from ended) as ended
 """
 
 log = telemetry.logger(__name__)
@@ -82,12 +98,13 @@ async def next_step(job_id: UUID) -> JobClaim | PartClaim | Busy | Over:
 async def _read(claim: JobClaim) -> None:
     """Read the document's file and cut it; embed and index it at once when it is short."""
     job = claim.job
-    async with database.service_transaction("begin an ingestion") as connection:
-        # One that was cancelled just now must not say that it is being read.
-        await claim.check(connection)
-        row = await (await connection.execute(BEGIN, [job.document_id, job.owner])).fetchone()
-    if row is None:
+    ours = {"id": job.id, "holder": claim.holder}
+    found, held = await database.service_fetch_all("begin an ingestion", [(BEGIN, ours), (HELD, ours)])
+    if not held[0]["held"]:
+        raise LeaseLost
+    if not found:
         raise await _deleted(job)
+    row = found[0]
     file = await _fetched(row) if row["source_url"] else await _stored(row)
     source: dict[str, object] = {
         "etag": file.etag,
@@ -105,7 +122,7 @@ async def _read(claim: JobClaim) -> None:
         return
     began = time.perf_counter()
     reading = await _apart(row, file.content)
-    await _check_quota(row, reading)
+    _check_quota(row, reading)
     source |= {"media_type": reading.media_type, "pages": reading.pages}
     row["title"] = await _title(row, reading)
     log.info(
@@ -175,14 +192,19 @@ async def _replace(claim: JobClaim, source: dict[str, object], *, count: int) ->
 async def _finish(claim: JobClaim, source: dict[str, object], *, count: int) -> None:
     """The document and its job are ready."""
     job = claim.job
-    facts = {**source, "passages": count, "document_id": job.document_id, "owner": job.owner}
-    async with database.service_transaction("end an ingestion") as connection:
-        kept = (await connection.execute(READY, facts)).rowcount
-        if kept and not (await connection.execute(JOB_READY, [job.id, claim.holder])).rowcount:
-            raise LeaseLost
-        await connection.execute(claims.DELETE_PARTS, [job.id])
-    if not kept:
+    facts = {
+        **source,
+        "passages": count,
+        "document_id": job.document_id,
+        "owner": job.owner,
+        "id": job.id,
+        "holder": claim.holder,
+    }
+    ((said,),) = await database.service_fetch_all("end an ingestion", [(READY, facts)])
+    if not said["kept"]:
         raise await _deleted(job)
+    if not said["ended"]:
+        raise LeaseLost
     log.info("document.ingested", document_id=job.document_id, job_id=job.id, passages=count, pages=source["pages"])
 
 
@@ -242,8 +264,7 @@ async def _fetched(row: Row) -> storage.File:
         raise WorkFailed(failure.code, failure.sentence) from failure
     row |= {"filename": page.filename, "media_type": page.media_type, "size_bytes": len(page.content)}
     etag = await storage.write(row["object_key"], page.content, media_type=page.media_type)
-    async with database.service_transaction("note what was fetched") as connection:
-        await connection.execute(FETCHED, row)
+    await database.service_fetch_all("note what was fetched", [(FETCHED, row)])
     return storage.File(page.content, etag)
 
 
@@ -260,17 +281,14 @@ async def _apart(row: Row, content: bytes) -> Reading:
         raise WorkFailed(error.code, error.sentence) from error
 
 
-async def _check_quota(row: Row, reading: Reading) -> None:
+def _check_quota(row: Row, reading: Reading) -> None:
     """Raise WorkFailed when the owner would hold more than one person may."""
     settings = load(QuotaSettings)
-    async with database.service_transaction("count an owner's passages") as connection:
-        held = await (await connection.execute(HELD, [row["owner"], row["id"]])).fetchone()
-    assert held is not None  # noqa: S101  # a sum has one row
     for what, new, most in (
         ("pages", reading.pages or 0, settings.user_max_pages),
         ("passages", len(reading.passages), settings.user_max_passages),
     ):
-        if held[what] + new > most:
+        if row[f"other_{what}"] + new > most:
             sentence = f"You may keep {most:,} {what} in all, and this document has {new:,}; delete others first."
             raise WorkFailed("quota_exceeded", sentence)
 
@@ -281,17 +299,15 @@ async def _title(row: Row, reading: Reading) -> str:
     title = (reading.title or "").strip()[:TITLE_CHARACTERS]
     if not (unnamed and title):
         return str(row["title"])
-    async with database.service_transaction("name a document") as connection:
-        await connection.execute(NAMED, [title, row["id"]])
+    await database.service_fetch_all("name a document", [(NAMED, [title, row["id"]])])
     return title
 
 
 async def _document(job: Job) -> Row:
-    async with database.service_transaction("find a document") as connection:
-        row = await (await connection.execute(FIND, [job.document_id, job.owner])).fetchone()
-    if row is None:
+    (found,) = await database.service_fetch_all("find a document", [(FIND, [job.document_id, job.owner])])
+    if not found:
         raise await _deleted(job)
-    return row
+    return found[0]
 
 
 async def _deleted(job: Job) -> WorkFailed:

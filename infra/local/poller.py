@@ -19,6 +19,7 @@ from infra.local.runtime_api import FunctionFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import DeleteMessageBatchRequestEntryTypeDef
 
 # The variable that holds the address of each queue that a function may name.
 QUEUES = {"jobs": "JOBS_QUEUE_URL", "dead-letter": "JOBS_DEAD_LETTER_QUEUE_URL"}
@@ -95,11 +96,13 @@ class _Source:
             invocation = await self._function.invoke(json.dumps(event).encode())
             answer = json.loads(await invocation.payload())
             failed = _failed(answer, {message["MessageId"] for message in messages})
-            for message in messages:
-                if message["MessageId"] not in failed:
-                    await asyncio.to_thread(
-                        self._sqs.delete_message, QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
-                    )
+            done: list[DeleteMessageBatchRequestEntryTypeDef] = [
+                {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                for number, message in enumerate(messages)
+                if message["MessageId"] not in failed
+            ]
+            if done:
+                await asyncio.to_thread(self._sqs.delete_message_batch, QueueUrl=self._url, Entries=done)
         except FunctionFailed as failure:
             # As in Lambda: the whole batch comes again.
             log.error("%s.failed: %s", name, failure.document)  # its own log has the traceback

@@ -78,7 +78,8 @@ class _Link:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-_links: dict[tuple[Database, asyncio.AbstractEventLoop], _Link] = {}
+# What may take long has a connection of its own, so that the rest does not wait for it.
+_links: dict[tuple[Database, asyncio.AbstractEventLoop, bool], _Link] = {}
 
 
 async def fetch(
@@ -217,7 +218,7 @@ async def _transaction(
 @asynccontextmanager
 async def _turn(database: Database, seconds: float | None = None) -> AsyncIterator["AsyncConnection[Row]"]:
     """Lend the connection to one task at a time, for a bounded time; failures come out as the problems they mean."""
-    link = _links.setdefault((database, asyncio.get_running_loop()), _Link())
+    link = _links.setdefault((database, asyncio.get_running_loop(), seconds is not None), _Link())
     limit = asyncio.timeout(TIME_LIMIT_SECONDS if seconds is None else seconds)
     try:
         async with limit, link.turn:

@@ -54,6 +54,8 @@ LEAST_EF_SEARCH = 400
 MOST_EF_SEARCH = 1_000
 # Nobody waits for a swap, and each passage that is new takes its place in the HNSW index: some milliseconds.
 SWAP_SECONDS = 600.0
+# A swap of so many is over before anyone waits long for the connection.
+SHORT_SWAP = 500
 
 # Someone signed in as no one: whether there is a table can be asked, and nothing is seen of it.
 NOBODY = Caller(UUID(int=0), {})
@@ -367,7 +369,8 @@ async def swap(job_id: UUID, document_id: UUID, owner: UUID, *, version: int, co
     Raises Incomplete when others are staged than those, Superseded when the document is of a later version.
     """
     facts = {"job_id": job_id, "document_id": document_id, "owner": owner}
-    async with service_transaction("swap passages", database=Database.VECTORS, seconds=SWAP_SECONDS) as connection:
+    seconds = SWAP_SECONDS if count > SHORT_SWAP else None
+    async with service_transaction("swap passages", database=Database.VECTORS, seconds=seconds) as connection:
         async with connection.pipeline():
             await connection.execute(LOCK, facts)
             counting = await connection.execute(_ours(COUNTED), facts)

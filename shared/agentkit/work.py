@@ -43,6 +43,8 @@ LONGEST_SECONDS = 900.0
 # An interrupted job is tried again this soon, then after three times as long each time.
 FIRST_PAUSE_SECONDS = 5
 LONGEST_PAUSE_SECONDS = 900
+# Messages of a batch that are worked on side by side: most of a short job's time is waiting.
+AT_ONCE = 4
 # Beats in the time of a lease: two may be lost.
 BEATS = 3
 # A step that was cut off by the clock this often will not get done by another try.
@@ -178,7 +180,8 @@ def sqs_handler(
         from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
         batch = _Batch(works, notice, Clock(context), [SQSRecord(dict(each)) for each in event["Records"]])
-        return each_record(event, batch.take)
+        run(batch.work())
+        return each_record(event, batch.settle)
 
     return handler
 
@@ -240,28 +243,35 @@ class _Batch:
         self._clock = clock
         self._hidden = {record.message_id: record for record in records}
         self._hiding = asyncio.Lock()
+        self._failures: dict[str, Exception] = {}
 
-    def take(self, record: "SQSRecord") -> None:
-        """Do what one message asks for; raises when it is to be delivered again."""
-        run(self._take(record))
-
-    async def _take(self, record: "SQSRecord") -> None:
-        token = telemetry.request_id.set("")
+    async def work(self) -> None:
+        """Do what the messages ask for, some side by side."""
+        turns = asyncio.Semaphore(AT_ONCE)
         beats = asyncio.create_task(self._keep_hidden())
         try:
-            await self._work(record)
-        except Exception as error:
-            if not isinstance(error, Later):
-                log.error("message.failed", message_id=record.message_id, exc_info=error)
-            pause = error.pause_seconds if isinstance(error, Later) else None
-            async with self._hiding:
-                del self._hidden[record.message_id]
-                await _hide([record], _growing(record) if pause is None else pause)
-            raise
+            await asyncio.gather(*(self._take(record, turns) for record in list(self._hidden.values())))
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
-            telemetry.request_id.reset(token)
+
+    def settle(self, record: "SQSRecord") -> None:
+        """Raise what one message has failed with."""
+        if failure := self._failures.get(record.message_id):
+            raise failure
+
+    async def _take(self, record: "SQSRecord", turns: asyncio.Semaphore) -> None:
+        async with turns:
+            try:
+                await self._work(record)
+            except Exception as error:
+                if not isinstance(error, Later):
+                    log.error("message.failed", message_id=record.message_id, exc_info=error)
+                self._failures[record.message_id] = error
+                pause = error.pause_seconds if isinstance(error, Later) else None
+                async with self._hiding:
+                    del self._hidden[record.message_id]
+                    await _hide([record], _growing(record) if pause is None else pause)
 
     async def _work(self, record: "SQSRecord") -> None:
         envelope = await self._envelope(record)

@@ -30,6 +30,8 @@ class Site(ThreadingHTTPServer):
 
 
 class Answers(BaseHTTPRequestHandler):
+    server: Site
+
     def do_GET(self):
         there = self.path == "/hours"
         self.send_response(self.server.status if there else 404)

@@ -161,7 +161,7 @@ def test_every_subject_is_measured_by_the_module_of_its_name(subject):
 
 def test_an_unknown_subject_is_refused_by_naming_those_there_are(capsys):
     assert cli.main(["bench", "weather"]) == 2
-    assert capsys.readouterr().err.strip().endswith("there are size, encoding, cold, warm, chat, quality, retrieval.")
+    assert capsys.readouterr().err.strip().endswith("there are size, encoding, cold, warm, chat, ingestion, quality, retrieval.")
 
 
 @pytest.mark.parametrize(("rows", "status"), [([TWICE], 0), ([TWICE, SLOW], 1)], ids=["held", "missed"])

@@ -5,6 +5,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -107,18 +108,25 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serving(model: EmbeddingModel) -> Iterator[EmbeddingModel]:
+    """It answers inside."""
+    with model:
+        thread = threading.Thread(target=model.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield model
+        model.over.set()
+        model.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def embedding_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingModel]:
     """The functions find it, and no pause between their tries is long."""
-    with EmbeddingModel() as model:
+    with serving(EmbeddingModel()) as model:
         monkeypatch.setenv("EMBEDDING_BASE_URL", model.url)
         monkeypatch.setenv("EMBEDDING_MODEL", "small")
         monkeypatch.setenv("EMBEDDING_DIMENSIONS", str(DIMENSIONS))
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         monkeypatch.setattr("agentkit.embeddings.FIRST_PAUSE_SECONDS", 0.001)
-        serving = threading.Thread(target=model.serve_forever, kwargs={"poll_interval": 0.01})
-        serving.start()
         yield model
-        model.over.set()
-        model.shutdown()
-        serving.join()

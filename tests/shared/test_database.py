@@ -43,7 +43,7 @@ async def test_the_next_person_on_the_same_connection_inherits_nothing():
 
 async def identity_left_on_the_connection() -> dict[str, object]:
     """What the connection says of itself outside any transaction of ours."""
-    link = next(link for (which, _), link in database._links.items() if which is database.Database.APP)
+    link = next(link for (which, *_), link in database._links.items() if which is database.Database.APP)
     assert link.connection is not None
     cursor = await link.connection.execute(WHO)
     row = await cursor.fetchone()

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from agentkit import database, settings, telemetry
+from agentkit import database, passages, settings, telemetry
 from agentkit.embeddings import content_hash
 from agentkit.errors import Unavailable
 from agentkit.passages import Incomplete, Passage, Superseded, find, stage, stage_known, swap, unstage
@@ -183,8 +183,9 @@ async def test_swaps_of_one_document_take_turns_and_of_others_do_not_wait(rows, 
     await swapping
 
 
-async def test_a_swap_may_take_longer_than_someone_waits_for_an_answer(live, monkeypatch):
+async def test_a_large_swap_may_take_longer_than_someone_waits_for_an_answer(live, monkeypatch):
     job = await staged(OLD)
+    monkeypatch.setattr(passages, "SHORT_SWAP", len(OLD) - 1)
     monkeypatch.setattr(database, "TIME_LIMIT_SECONDS", 0)
     with pytest.raises(Unavailable):
         await unstage(uuid4())
