@@ -161,7 +161,8 @@ def test_every_subject_is_measured_by_the_module_of_its_name(subject):
 
 def test_an_unknown_subject_is_refused_by_naming_those_there_are(capsys):
     assert cli.main(["bench", "weather"]) == 2
-    assert capsys.readouterr().err.strip().endswith("there are size, encoding, cold, warm, chat, ingestion, quality, retrieval.")
+    subjects = "size, encoding, cold, warm, chat, ingestion, quality, retrieval"
+    assert capsys.readouterr().err.strip().endswith(f"there are {subjects}.")
 
 
 @pytest.mark.parametrize(("rows", "status"), [([TWICE], 0), ([TWICE, SLOW], 1)], ids=["held", "missed"])
