@@ -312,10 +312,7 @@ async def _claim_part(connection: "AsyncConnection[Row]", job: Job, steps: Steps
         return Busy(free["seconds"] if free else 0)
     if row["attempts"] > load(WorkerSettings).jobs_max_receives:
         return await _end(connection, job, GAVE_UP)
-    passages = [
-        (each.pop("ordinal"), Passage(**{**each, "heading": tuple(each["heading"])})) for each in row["passages"]
-    ]
-    return PartClaim(job, holder, steps, row["attempts"], passages)
+    return PartClaim(job, holder, steps, row["attempts"], [_placed(each) for each in row["passages"]])
 
 
 def _placed(kept: dict[str, Any]) -> tuple[int, Passage]:
