@@ -16,6 +16,8 @@ from itertools import pairwise
 from fpdf import FPDF
 from fpdf.enums import EncryptionMethod
 
+from tests.parts.archives import locked
+
 MEGABYTE = 1_000_000
 GIGABYTE = 1_000 * MEGABYTE
 
@@ -255,17 +257,6 @@ def sheet_that_repeats_a_long_text():
 def pptx():
     show = f'<p:presentation xmlns:p="{SLIDES}"><p:sldIdLst/></p:presentation>'
     return office("ppt/presentation.xml", "presentationml.presentation.main", {"ppt/presentation.xml": show})
-
-
-def encrypted_entry():
-    """A Word file whose entries say that they are encrypted."""
-    content = bytearray(docx())
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        at = content.find(signature)
-        while at >= 0:
-            content[at + flags] |= 1
-            at = content.find(signature, at + 4)
-    return bytes(content)
 
 
 def epub(chapter="text.xhtml", *, more=None, stored=None):
@@ -551,7 +542,7 @@ FILES = {
     ),
     "half a Word file": Nasty(lambda: docx()[:-200], "a.docx", DOCX, refused="unreadable"),
     "a Word file without a text": Nasty(lambda: docx(""), "a.docx", DOCX, refused="no_text"),
-    "a Word file with a password for each part": Nasty(encrypted_entry, "a.docx", DOCX, refused="encrypted"),
+    "a Word file with a password for each part": Nasty(lambda: locked(docx()), "a.docx", DOCX, refused="encrypted"),
     "tables within tables": Nasty(nested_docx(30), "a.docx", DOCX, says="innermost"),
     "tables within tables, too deep": Nasty(nested_docx(5_000), "a.docx", DOCX, refused="unreadable"),
     "twenty megabytes of paragraphs": Nasty(
