@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from agentkit.paging import cursor_after
 from functions.documents import media
 from functions.documents.app import app
 from infra.local.part import free_port
+from tests.parts.beside import beside
 from tests.parts.people import ADA, ADMIN, BOB, caller, jwks, token
 from tests.parts.redis import raw
 
@@ -51,12 +51,9 @@ class SessionHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def supabase():
-    with Supabase() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Supabase()
+    with beside(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from agentkit import embeddings, settings, storage
+from agentkit import settings, storage
 from infra.demo import make_pdf
 from infra.local.part import free_port
 from tests.parts.people import ADA, ADMIN, BOB
@@ -121,20 +121,6 @@ def test_a_document_deleted_before_leaves_a_failed_job(upload, deliver, rows):
     _, job = upload(LEASE)
     rows("delete from agentkit.documents")
     assert deliver(job) == 0
-    assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["document_deleted"]
-
-
-def test_a_document_deleted_meanwhile_leaves_no_passages(upload, deliver, stored, rows, monkeypatch):
-    document_id, job = upload(LEASE)
-    embed = embeddings.embed
-
-    async def embed_while_it_is_deleted(texts):
-        rows("delete from agentkit.documents")
-        return await embed(texts)
-
-    monkeypatch.setattr(embeddings, "embed", embed_while_it_is_deleted)
-    assert deliver(job) == 0
-    assert stored(document_id) == []
     assert [row["error_code"] for row in rows("select * from agentkit.jobs")] == ["document_deleted"]
 
 

@@ -1,6 +1,5 @@
 """A web address becomes a document: fetched, kept, named by the page itself, and fetched again when asked again."""
 
-import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,6 +8,7 @@ import pytest
 from agentkit import settings
 from infra.local.aws import BUCKET
 from infra.local.part import LOOPBACK
+from tests.parts.beside import beside
 from tests.parts.people import ADA
 
 PAGE = b"<!doctype html><title>Opening hours</title><h1>Hours</h1><p>The harbour office opens at nine.</p>"
@@ -48,12 +48,9 @@ def site(monkeypatch):
     """A site on loopback, which this deployment allows."""
     monkeypatch.setenv("FETCH_ALLOWED_NETWORKS", f'["{LOOPBACK}/32"]')
     settings.forget()
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Site()
+    with beside(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

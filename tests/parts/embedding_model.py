@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from infra.local.part import LOOPBACK
+from tests.parts.beside import beside
 
 DIMENSIONS = 384
 KEY = "sk-the-key-of-this-deployment"
@@ -111,13 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(model: EmbeddingModel) -> Iterator[EmbeddingModel]:
     """It answers inside."""
-    with model:
-        thread = threading.Thread(target=model.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield model
-        model.over.set()
-        model.shutdown()
-        thread.join()
+    with beside(model):
+        try:
+            yield model
+        finally:
+            model.over.set()
 
 
 @pytest.fixture

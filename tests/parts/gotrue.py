@@ -6,7 +6,6 @@
 import json
 import os
 import secrets
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from jwt.algorithms import ECAlgorithm
 from agentkit import auth
 from infra.local.part import LOOPBACK, Process, free_port
 from infra.local.postgres import Postgres
+from tests.parts.beside import beside
 
 PREFIX = "/auth/v1"
 LOGIN = "supabase_auth_admin"
@@ -66,14 +66,9 @@ class Passing(BaseHTTPRequestHandler):
 @contextmanager
 def gateway_to(upstream: str) -> Iterator[str]:
     """Where the gateway answers, while it does."""
-    with Gateway(upstream) as gateway:
-        thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield gateway.url
-        finally:
-            gateway.shutdown()
-            thread.join()
+    gateway = Gateway(upstream)
+    with beside(gateway):
+        yield gateway.url
 
 
 def database_for(server: Postgres) -> str:

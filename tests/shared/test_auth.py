@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from agentkit import auth
 from agentkit.auth import Admin, CurrentCaller, FreshCaller
 from agentkit.http import create_app
+from tests.parts.beside import beside
 from tests.parts.people import ADA, ADMIN, claims
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -100,14 +101,11 @@ class Asked(BaseHTTPRequestHandler):
 @pytest.fixture
 def supabase(monkeypatch):
     auth.forget()
-    with Supabase() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Supabase()
+    with beside(server):
         monkeypatch.setenv("SUPABASE_URL", server.url)
         yield server
         server.open.set()
-        server.shutdown()
-        thread.join()
     auth.forget()
 
 
