@@ -1,4 +1,4 @@
-"""A job followed to its end by the server-sent events that tell of it, as a page's `EventSource` would."""
+"""A job followed to its end by the server-sent events that tell of it, as a page does."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
