@@ -10,6 +10,8 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from agentkit import settings
+from functions.worker.extract import MAX_CHARACTERS
+from functions.worker.formats import archive, docx, json_text, mail, pdf, pptx, xlsx
 from infra import openapi
 from infra.functions import ROOT, Function
 from tests.parts.people import ADA, BOB, bearer
@@ -102,6 +104,35 @@ def test_the_functions_are_those_that_there_are_with_all_their_routes():
         for method, operation in operations.items()
     }
     assert told == served
+
+
+# Documents
+
+LIMITS = [
+    f"{pdf.MAX_PAGES:,} pages",
+    f"{docx.MAX_XML_BYTES // 1_000_000} MB of XML",
+    f"{pptx.MAX_SLIDES:,} slides",
+    f"{xlsx.MAX_CELLS // 1_000_000} million cells a sheet",
+    f"{json_text.MAX_DEPTH} levels",
+    f"{mail.MAX_DEPTH} levels",
+    f"{archive.MAX_BYTES // 1_000_000} MB unpacked",
+    f"{MAX_CHARACTERS // 1_000_000} million characters",
+]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_is_the_readers_own(limit):
+    assert limit in section("Documents")
+
+
+def test_each_code_is_one_that_work_fails_with():
+    folders = ("functions/worker", "functions/maintenance", "shared")
+    code = "\n".join(file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py"))
+    # The table of kinds has three columns, that of codes two.
+    (_, *codes) = [row[0] for row in table("Documents") if len(row) == 2 and not row[0].startswith("-")]
+    told = {name for cell in codes for name in re.findall(r"`([a-z_]+)`", cell)}
+    assert len(told) > 15
+    assert {name for name in told if f'"{name}"' not in code and f"'{name}'" not in code} == set()
 
 
 # Configuration
