@@ -75,12 +75,15 @@ BEAT_PART = """
     returning job.id
 """
 RELEASE = """
-    update agentkit.jobs set status = %(status)s, holder = null, lease_until = null
+    update agentkit.jobs
+    set status = %(status)s, holder = null, lease_until = null, attempts = attempts - %(forgone)s::int
     where id = %(id)s and holder = %(holder)s
     returning id
 """
+# Several workers try a part within seconds while the model is away: their messages' deliveries count that. What counts
+# here is who has died at it.
 RELEASE_PART = """
-    update agentkit.job_parts set holder = null, lease_until = null
+    update agentkit.job_parts set holder = null, lease_until = null, attempts = attempts - 1
     where job_id = %(id)s and holder = %(holder)s and done_at is null
     returning job_id
 """
@@ -145,6 +148,8 @@ class JobClaim:
     steps: "Steps"
     indexes: bool
     """Its parts are embedded and wait to be made the document's; otherwise it begins with its file."""
+    begun: bool
+    """The claim counts among the job's attempts."""
 
     @property
     def attempts(self) -> int:
@@ -161,7 +166,11 @@ class JobClaim:
 
     async def release(self) -> None:
         """Let the next worker have it at once."""
-        await _changed("release a job", RELEASE, _held(self, status="indexing" if self.indexes else "queued"))
+        await self._release(forgone=False)
+
+    async def forgo(self) -> None:
+        """Let the next worker have it as if it had not been claimed."""
+        await self._release(forgone=self.begun)
 
     async def fail(self, failure: WorkFailed) -> None:
         """Fail the job and its document."""
@@ -212,6 +221,10 @@ class JobClaim:
             await connection.execute(START_OVER, _held(self))
             await connection.execute(DELETE_PARTS, [self.job.id])
 
+    async def _release(self, *, forgone: bool) -> None:
+        status = "indexing" if self.indexes else "queued"
+        await _changed("release a job", RELEASE, _held(self, status=status, forgone=forgone))
+
 
 @dataclass(frozen=True, slots=True)
 class PartClaim:
@@ -235,6 +248,10 @@ class PartClaim:
     async def release(self) -> None:
         """Let the next worker have it at once."""
         await _changed("release a part", RELEASE_PART, _held(self))
+
+    async def forgo(self) -> None:
+        """Let the next worker have it as if it had not been claimed."""
+        await self.release()
 
     async def fail(self, failure: WorkFailed) -> None:
         """Fail the job and its document."""
@@ -297,7 +314,7 @@ async def _claim_job(
     }
     row = await (await connection.execute(CLAIM, facts)).fetchone()
     assert row is not None  # noqa: S101  # it is locked
-    return JobClaim(Job.of(row), holder, steps, indexes)
+    return JobClaim(Job.of(row), holder, steps, indexes, begun)
 
 
 async def _claim_part(connection: "AsyncConnection[Row]", job: Job, steps: Steps) -> PartClaim | Busy | Over:

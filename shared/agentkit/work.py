@@ -103,6 +103,9 @@ class Claim(Protocol):
     async def release(self) -> None:
         """Let the next worker have it at once."""
 
+    async def forgo(self) -> None:
+        """Let the next worker have it as if it had not been claimed."""
+
     async def fail(self, failure: WorkFailed) -> None:
         """Fail the job, if the step is still ours."""
 
@@ -318,7 +321,7 @@ class _Batch:
     async def _carry_on(self, claim: Claim) -> None:
         """Hand the job to a fresh message, with a whole invocation's time."""
         log.info("job.carried_on", job_id=claim.job.id)
-        await claim.release()
+        await claim.forgo()
         try:
             await jobs.send(claim.job)
         except Exception as error:

@@ -7,6 +7,7 @@ from fpdf import FPDF
 
 from agentkit import embeddings, jobs, settings, storage
 from functions.worker import claims, ingest
+from infra.local.part import free_port
 from tests.parts.embedding_model import Says
 from tests.parts.people import ADA, BOB
 
@@ -254,6 +255,52 @@ def test_a_job_past_its_deadline_is_failed_and_not_begun(upload, deliver, docume
     assert deliver(job) == 0
     assert (document(document_id)["status"], document(document_id)["error_code"]) == ("failed", "took_too_long")
     assert texts(embedding_model) == []
+
+
+class Ending:
+    """A Lambda context whose invocation is at its end as soon as it has begun."""
+
+    def __init__(self):
+        self._left = iter([60_000])
+
+    def get_remaining_time_in_millis(self):
+        return next(self._left, 6_000)
+
+
+def test_a_part_that_is_only_handed_on_by_worker_after_worker_is_not_given_up(
+    break_off, deliver, document, aws, embedding_model
+):
+    document_id, job = break_off(6, embedding_model)
+    for _ in range(int(aws.environment["JOBS_MAX_RECEIVES"]) + 1):
+        assert deliver(job, context=Ending()) == 0
+    assert document(document_id)["status"] == "processing"
+    assert deliver(job) == 0
+    assert document(document_id)["status"] == "ready"
+
+
+def test_a_document_that_is_only_handed_on_by_worker_after_worker_is_not_given_up(
+    upload, deliver, document, aws, job_row
+):
+    document_id, job = upload(LONG)
+    for _ in range(int(aws.environment["JOBS_MAX_RECEIVES"]) + 1):
+        assert deliver(job, context=Ending()) == 0
+    assert (job_row(job)["status"], job_row(job)["attempts"]) == ("queued", 0)
+    assert deliver(job) == 0
+    assert document(document_id)["status"] == "ready"
+
+
+def test_an_outage_that_many_workers_meet_at_once_does_not_fail_the_job(
+    break_off, deliver, document, embedding_model, monkeypatch
+):
+    document_id, job = break_off(6, embedding_model)
+    with monkeypatch.context() as away:
+        away.setenv("EMBEDDING_BASE_URL", f"http://127.0.0.1:{free_port()}/v1")
+        settings.forget()
+        assert deliver(*[job] * 10) == 10
+    settings.forget()
+    assert document(document_id)["status"] == "processing"
+    assert deliver(job, receives=2) == 0
+    assert document(document_id)["status"] == "ready"
 
 
 # The file becomes another

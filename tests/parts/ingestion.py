@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentkit import jobs, passages, settings, work
+from agentkit.work import LambdaContext
 from functions.worker import sandbox
 from functions.worker.app import handler
 from infra.local.aws import Aws
@@ -61,9 +62,9 @@ def worker_login(postgres: Postgres, aws: Aws, monkeypatch: pytest.MonkeyPatch) 
 def deliver(worker_login: None) -> Callable[..., int]:
     """Invoke the worker with the messages of those jobs; returns how many it wants delivered again."""
 
-    def invoke(*job_ids: uuid.UUID, receives: int | str = 1) -> int:
+    def invoke(*job_ids: uuid.UUID, receives: int | str = 1, context: LambdaContext | None = None) -> int:
         records = [message(job_id, str(number), receives) for number, job_id in enumerate(job_ids)]
-        return len(handler({"Records": records}, None)["batchItemFailures"])
+        return len(handler({"Records": records}, context)["batchItemFailures"])
 
     return invoke
 

@@ -35,6 +35,9 @@ class Step:
     async def release(self):
         self._said.append("released")
 
+    async def forgo(self):
+        self._said.append("forgone")
+
     async def fail(self, failure):
         self._said.append(f"failed: {failure.code}")
 
@@ -256,7 +259,7 @@ def test_what_a_long_step_leaves_of_the_time_is_not_begun_but_carried_on_by_a_fr
             context.seconds = 54
 
     assert deliver([Long(said, "long"), Step(said, "next")], context=context) == []
-    assert said == ["long", "released"]
+    assert said == ["long", "forgone"]
     (fresh,) = queue.receive()
     envelope = jobs.Envelope.model_validate_json(fresh["body"])
     assert (envelope.job_id, envelope.request_id) == (JOB, "from-the-browser")
