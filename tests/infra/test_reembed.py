@@ -137,10 +137,12 @@ async def test_it_says_what_it_took_and_how_to_switch(run, monkeypatch):
     assert complaints == ""
 
 
-async def test_searches_go_on_while_it_fills(switch, rows, held, monkeypatch):
+async def test_searches_go_on_while_it_fills(switch, rows, held, embedding_model, monkeypatch):
     def made():
         return rows("select to_regclass('vecs.large') as name", database="VECTOR_")[0]["name"] is not None
 
+    # So that a search falls between two batches.
+    embedding_model.seconds = 0.05
     for number in range(10):
         await ingest(TEXTS, UUID(int=number))
     # As two processes, the one that searches and the one that fills: it has read its settings when it asks the model.
