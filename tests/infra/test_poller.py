@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from infra.functions import ROOT
+from infra.local import poller
 from infra.local.aws import Aws
 from infra.local.lambdas import Lambdas, Limits
 from infra.local.poller import poll
@@ -54,6 +55,12 @@ class Queue:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         said = self.aws.sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)["Attributes"]
         return tuple(int(said[name]) for name in names)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """An empty queue answers at once: a test's end waits for what is being asked."""
+    monkeypatch.setattr(poller, "WAIT_SECONDS", 0)
 
 
 @pytest.fixture
