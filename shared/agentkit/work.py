@@ -255,7 +255,9 @@ class _Batch:
         try:
             await asyncio.gather(*(self._take(record, turns) for record in list(self._hidden.values())))
         finally:
-            beats.cancel()
+            # Not while it asks the queue: its thread would go on after the batch.
+            async with self._hiding:
+                beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
 
     def settle(self, record: "SQSRecord") -> None:

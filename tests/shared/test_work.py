@@ -1,6 +1,7 @@
 """A worker does a job's steps one after another while they are its own, and leaves the rest to another delivery."""
 
 import asyncio
+import threading
 import uuid
 
 import pytest
@@ -328,6 +329,25 @@ def test_nobody_hears_of_a_claim_for_a_whole_lease_and_it_is_given_up(deliver, s
 
     assert deliver([Away(said), Over("embedding")]) == []
     assert said == ["begun", "stopped"]
+
+
+def test_nothing_is_asked_of_the_queue_after_the_batch(deliver, said, monkeypatch):
+    asked, answered = threading.Event(), threading.Event()
+    client = jobs.client()
+
+    def slowly(**request):
+        asked.set()
+        # Until the work is long done.
+        answered.wait(0.2)
+        answered.set()
+
+    class AfterTheFirst(Step):
+        async def run(self):
+            await asyncio.to_thread(asked.wait)
+
+    monkeypatch.setattr(client, "change_message_visibility_batch", slowly)
+    assert deliver([AfterTheFirst(said), Over("ready")]) == []
+    assert answered.is_set()
 
 
 def test_messages_are_hidden_for_a_lease_while_they_wait_and_after_they_are_done(deliver, said, hidden_for):
