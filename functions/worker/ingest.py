@@ -56,25 +56,28 @@ FETCHED = """
 """
 NAMED = "update agentkit.documents set title = %s where id = %s"
 # Both or neither: a document that is gone leaves its job as it is, to be failed; a job that is not ours any more leaves
-# the document as it is.
+# the document as it is. Asked for once more since it began, the job begins again: its file may be another by now.
 READY = """
     with document as (
         select id from agentkit.documents where id = %(document_id)s and owner = %(owner)s for update
     ),
     ended as (
         update agentkit.jobs
-        set status = 'ready', finished_at = now(), holder = null, lease_until = null,
+        set status = case when source ? 'again' then 'queued' else 'ready' end,
+            finished_at = case when source ? 'again' then null else now() end,
+            attempts = case when source ? 'again' then 0 else attempts end,
+            source = source - 'again', holder = null, lease_until = null,
             progress = progress || case when progress ? 'pages_total'
                                         then jsonb_build_object('pages', progress -> 'pages_total') else '{}' end
         where id = %(id)s and holder = %(holder)s and exists (select from document)
-        returning id
+        returning id, status
     ),
     ready as (
         update agentkit.documents
-        set status = 'ready', media_type = %(media_type)s, size_bytes = %(size_bytes)s, pages = %(pages)s,
+        set status = ended.status, media_type = %(media_type)s, size_bytes = %(size_bytes)s, pages = %(pages)s,
             passages = %(passages)s, content_hash = %(content_hash)s, etag = %(etag)s, recipe = %(recipe)s,
             error_code = null, error = null
-        where id in (select id from document) and exists (select from ended)
+        from ended where agentkit.documents.id in (select id from document)
     ),
     parts as (delete from agentkit.job_parts where job_id in (select id from ended))
     select exists (select from document) as kept, exists (select from ended) as ended

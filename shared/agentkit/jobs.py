@@ -60,6 +60,12 @@ QUEUED: LiteralString = """
         select from agentkit.jobs as job
         where job.document_id = documents.id and job.owner = documents.owner and job.status = 'queued')
 """
+# A job that has begun may have read another file than the one that it is asked for now: it will look again at its end.
+AGAIN: LiteralString = """
+    update agentkit.jobs set source = source || '{"again": true}'
+    where document_id = %(document_id)s and owner = %(owner)s and kind = %(kind)s
+      and status in ('parsing', 'embedding', 'indexing')
+"""
 # The key is given back, so that the same request can be tried again.
 GIVE_UP_SENDING = """
     with ended as (
@@ -185,14 +191,19 @@ async def enqueue(
     """Record a job, in one transaction with the statements of `also`, and have the worker started.
 
     Asking again returns the first job: with the same key always (unless the queue did not take its message), for the
-    same document while the job is not finished.
+    same document while the job is not finished. A job of the document that has begun is begun again at its end.
     The message of a job that is still queued is sent again: the first may have been lost, and a second does no harm.
 
     Raises Invalid when the key was used for something else, Unavailable (`queue_unavailable`) when the queue does not
     take the message; the job is marked failed then.
     """
     facts = recorded(caller.id, kind, document_id, idempotency_key)
-    statements: list[tuple[LiteralString, Parameters]] = [(RECORD, facts), *also, (FIND_RECORDED, facts)]
+    statements: list[tuple[LiteralString, Parameters]] = [
+        (RECORD, facts),
+        *also,
+        (AGAIN, facts),
+        (FIND_RECORDED, facts),
+    ]
     *_, found = await database.fetch_all(caller, statements)
     if not found:
         # The document's live job stood in the way and ended before it was looked for: now there is room.

@@ -6,10 +6,10 @@ import pytest
 from fpdf import FPDF
 
 from agentkit import embeddings, jobs, settings, storage
-from functions.worker import claims, ingest
+from functions.worker import claims, ingest, sandbox
 from infra.local.part import free_port
 from tests.parts.embedding_model import Says
-from tests.parts.people import ADA, BOB
+from tests.parts.people import ADA, BOB, caller
 
 # Ten sections that each make one passage: their texts differ in length, so the scripted vectors differ too.
 SECTIONS = [f"# Section {number}\n\n" + f"Clause {number} says this. " * (12 + number) for number in range(10)]
@@ -333,6 +333,27 @@ def test_a_file_that_is_replaced_meanwhile_is_read_again(
     assert deliver(job) == 0
     assert [section_of(each["text"]) for each in stored(document_id)] == list(range(7))
     assert document(document_id)["passages"] == 7
+
+
+def test_a_short_file_that_is_replaced_while_it_is_read_and_asked_for_again_is_read_again(
+    upload, deliver, document, stored, replace_file, monkeypatch, job_row
+):
+    document_id, job = upload(SECTIONS[0].encode())
+    ada = caller(ADA)
+    read = sandbox.read_apart
+
+    async def read_and_replace(*arguments, **facts):
+        monkeypatch.setattr(sandbox, "read_apart", read)
+        reading = await read(*arguments, **facts)
+        replace_file(document_id, SECTIONS[1].encode())
+        assert (await jobs.enqueue(ada, "ingest", document_id=document_id)).id == job
+        return reading
+
+    monkeypatch.setattr(sandbox, "read_apart", read_and_replace)
+    assert deliver(job) == 0
+    assert [section_of(each["text"]) for each in stored(document_id)] == [1]
+    assert (document(document_id)["status"], document(document_id)["size_bytes"]) == ("ready", len(SECTIONS[1]))
+    assert (job_row(job)["status"], job_row(job)["attempts"], job_row(job)["source"]) == ("ready", 1, {})
 
 
 def test_a_file_that_is_gone_meanwhile_says_so(upload, deliver, document, aws, monkeypatch):
