@@ -44,6 +44,8 @@ BEGIN = """
     returning document.*, (
         select coalesce(sum(pages), 0)::bigint from agentkit.documents as other
         where other.owner = document.owner and other.id <> document.id) as other_pages, (
+        select coalesce(sum(size_bytes), 0)::bigint from agentkit.documents as other
+        where other.owner = document.owner and other.id <> document.id) as other_bytes, (
         select coalesce(sum(passages), 0)::bigint from agentkit.documents as other
         where other.owner = document.owner and other.id <> document.id) as other_passages
 """
@@ -125,7 +127,7 @@ async def _read(claim: JobClaim) -> None:
         return
     began = time.perf_counter()
     reading = await _apart(row, file.content)
-    _check_quota(row, reading)
+    _check_quota(row, pages=reading.pages or 0, passages=len(reading.passages))
     source |= {"media_type": reading.media_type, "pages": reading.pages}
     row["title"] = await _title(row, reading)
     log.info(
@@ -265,6 +267,7 @@ async def _fetched(row: Row) -> storage.File:
         if failure.retriable:
             raise Unavailable(failure.sentence, code=failure.code) from failure
         raise WorkFailed(failure.code, failure.sentence) from failure
+    _check_quota(row, bytes=len(page.content))
     row |= {"filename": page.filename, "media_type": page.media_type, "size_bytes": len(page.content)}
     etag = await storage.write(row["object_key"], page.content, media_type=page.media_type)
     await database.service_fetch_all("note what was fetched", [(FETCHED, row)])
@@ -284,13 +287,16 @@ async def _apart(row: Row, content: bytes) -> Reading:
         raise WorkFailed(error.code, error.sentence) from error
 
 
-def _check_quota(row: Row, reading: Reading) -> None:
-    """Raise WorkFailed when the owner would hold more than one person may."""
+def _check_quota(row: Row, **held: int) -> None:
+    """Raise WorkFailed when with so many bytes, pages or passages the owner would hold more than one person may."""
     settings = load(QuotaSettings)
-    for what, new, most in (
-        ("pages", reading.pages or 0, settings.user_max_pages),
-        ("passages", len(reading.passages), settings.user_max_passages),
-    ):
+    limits = {
+        "bytes": settings.user_max_bytes,
+        "pages": settings.user_max_pages,
+        "passages": settings.user_max_passages,
+    }
+    for what, new in held.items():
+        most = limits[what]
         if row[f"other_{what}"] + new > most:
             sentence = f"You may keep {most:,} {what} in all, and this document has {new:,}; delete others first."
             raise WorkFailed("quota_exceeded", sentence)

@@ -111,6 +111,19 @@ def test_a_page_is_fetched_again_when_it_is_asked_for_again(site, name_address, 
     assert [each["text"] for each in stored(document_id)] == ["Hours\n\nThe harbour office opens at ten."]
 
 
+def test_a_page_is_not_kept_that_is_more_than_its_owner_may_keep(
+    site, name_address, upload, deliver, document, aws, monkeypatch
+):
+    upload(b"x" * 100)
+    monkeypatch.setenv("USER_MAX_BYTES", str(99 + len(PAGE)))
+    settings.forget()
+    document_id, job = name_address(site.url)
+    assert deliver(job) == 0
+    row = document(document_id)
+    assert (row["status"], row["error_code"], row["size_bytes"]) == ("failed", "quota_exceeded", 0)
+    assert "Contents" not in aws.s3.list_objects_v2(Bucket=BUCKET, Prefix=row["object_key"])
+
+
 def test_a_page_that_is_not_there_says_so_and_is_not_tried_again(site, name_address, deliver, document):
     site.status = 404
     document_id, job = name_address(site.url)
