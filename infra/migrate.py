@@ -194,6 +194,8 @@ def _apply(connection: psycopg.Connection, kinds: set[str], folder: Path, parame
         try:
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                # Supabase ends a statement after two minutes; an index on many vectors takes longer.
+                connection.execute("set local statement_timeout = 0")
                 connection.execute(_filled(migration, parameters).encode())
                 connection.execute(
                     "insert into agentkit_migrations.applied (name, checksum) values (%s, %s)",

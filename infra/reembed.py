@@ -210,6 +210,8 @@ def main(old: str, *, dropping: bool) -> int:
         return 2
     try:
         with psycopg.connect(os.environ[URL], autocommit=True, row_factory=dict_row) as connection, _alone(connection):
+            # Supabase ends a statement after two minutes; two collections are not always compared in that.
+            connection.execute("set statement_timeout = 0")
             if dropping:
                 drop(connection, old)
                 print(f"Dropped {old}.")

@@ -197,6 +197,13 @@ def test_no_migration_waits_for_a_lock_for_long(project, folder):
     assert project.ask("select value from agentkit.patience") == [("5s",)]
 
 
+def test_a_migration_may_take_longer_than_a_statement_may_elsewhere(project, folder, monkeypatch):
+    monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=2min")
+    add(folder, "0100_index", "create table agentkit.most as select current_setting('statement_timeout') as value;")
+    project.migrate(folder=folder)
+    assert project.ask("select value from agentkit.most") == [("0",)]
+
+
 def test_a_second_migrator_waits_for_the_first(project):
     waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
     with project.connect(project.app) as first, ThreadPoolExecutor() as others:

@@ -328,6 +328,19 @@ async def test_one_may_go_back(run, held, switch):
     assert held("passages") == held("large")
 
 
+async def test_it_may_take_longer_than_a_statement_may_elsewhere(run, monkeypatch):
+    allowed = []
+
+    def look(connection, old):
+        allowed.extend(connection.execute("show statement_timeout").fetchall())
+        return reembed.Spent()
+
+    monkeypatch.setattr(reembed, "fill", look)
+    monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=2min")
+    await run("--from", "passages")
+    assert allowed == [{"statement_timeout": "0"}]
+
+
 async def test_two_do_not_fill_at_once(run, postgres):
     import psycopg
 
