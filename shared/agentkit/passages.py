@@ -500,10 +500,15 @@ def _upsert(records: Sequence[tuple[str, Vector, dict[str, Any]]]) -> None:
 
     if not records:
         return
-    try:
-        _collection().upsert(records)
-    except OperationalError as error:
-        raise Unavailable("The database cannot be reached just now.", code="database_unavailable") from error
+    for is_last in (False, True):
+        try:
+            _collection().upsert(records)
+        except OperationalError as error:
+            # The first may find a connection that died while it rested; the pool makes others then.
+            if is_last:
+                raise Unavailable("The database cannot be reached just now.", code="database_unavailable") from error
+        else:
+            return
 
 
 @cache
@@ -514,6 +519,8 @@ def _collection() -> "Collection":
     url = load(DatabaseSettings).vector_database_url.get_secret_value()
     # vecs needs psycopg2: its own statements fail under psycopg 3's server-side parameters.
     client = vecs.create_client(url.replace("postgresql://", "postgresql+psycopg2://", 1))
+    # Logs tell of what fails, and not the passages' words with it.
+    client.engine.hide_parameters = True
     # The migrations have made the table; vecs only compares its dimension with ours.
     name = load(CollectionSettings).staged
     return client.get_or_create_collection(name, dimension=load(EmbeddingSettings).embedding_dimensions)

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from sqlalchemy.exc import StatementError
 
 from agentkit import database, passages, settings, telemetry
 from agentkit.embeddings import content_hash
@@ -265,6 +266,20 @@ async def test_a_database_out_of_reach_is_a_503(monkeypatch):
     monkeypatch.setenv("VECTOR_DATABASE_URL", f"postgresql://agentkit_worker:x@127.0.0.1:{free_port()}/vectors")
     with pytest.raises(Unavailable):
         await staged(OLD)
+
+
+async def test_a_connection_that_died_while_it_rested_is_replaced(rows, waiting):
+    await staged(OLD)
+    logins = "select pid from pg_stat_activity where usename = 'agentkit_worker'"
+    rows(f"select pg_terminate_backend(pid) from ({logins}) as logins", database="VECTOR_")
+    job = await staged(NEW)
+    assert waiting().count(job) == len(NEW)
+
+
+async def test_what_cannot_be_staged_is_told_without_what_it_says():
+    with pytest.raises(StatementError) as caught:
+        await stage(uuid4(), written(OLD), [[1.0]] * len(OLD))
+    assert OLD[0] not in str(caught.value)
 
 
 # Known vectors
