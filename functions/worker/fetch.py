@@ -28,7 +28,7 @@ from agentkit.settings import FetchSettings, load
 from functions.worker import robots
 from functions.worker.addresses import NoSuchName, NotPublic, PublicInternet
 
-MAX_URL_CHARACTERS = 2_000
+MAX_URL_CHARACTERS = 2_048
 MAX_REDIRECTS = 5
 MAX_FILENAME_CHARACTERS = 200
 

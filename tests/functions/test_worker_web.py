@@ -103,6 +103,12 @@ def test_a_page_of_a_long_address_is_named_by_itself_too(site, name_address, del
     assert document(document_id)["title"] == "Opening hours"
 
 
+def test_the_longest_address_that_documents_take_is_fetched(site, name_address, deliver, document):
+    document_id, job = name_address(f"{site.url}#{'a' * (2_048 - len(site.url) - 1)}")
+    deliver(job)
+    assert document(document_id)["status"] == "ready"
+
+
 def test_a_page_is_fetched_again_when_it_is_asked_for_again(site, name_address, deliver, document, stored, rows):
     document_id, job = name_address(site.url)
     deliver(job)
