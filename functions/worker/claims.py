@@ -106,6 +106,13 @@ START_OVER = """
     update agentkit.jobs set status = 'queued', source = '{}', holder = null, lease_until = null
     where id = %(id)s and holder = %(holder)s
 """
+# What failed may have been the file before the one that it was asked for meanwhile.
+BEGIN_AGAIN = """
+    update agentkit.jobs
+    set status = 'queued', attempts = 0, source = '{}', holder = null, lease_until = null
+    where id = %(id)s and holder = %(holder)s and source ? 'again'
+    returning id
+"""
 DELETE_PARTS = "delete from agentkit.job_parts where job_id = %s"
 NOTE_PART = """
     update agentkit.job_parts as part
@@ -173,8 +180,9 @@ class JobClaim:
         await self._release(forgone=self.begun)
 
     async def fail(self, failure: WorkFailed) -> None:
-        """Fail the job and its document."""
-        await _fail(self, failure)
+        """Fail the job and its document; unless it was asked for again since it began, and begins again."""
+        if self.indexes or not await _changed("begin a job again", BEGIN_AGAIN, _held(self)):
+            await _fail(self, failure)
 
     async def advance(self, status: Status, **progress: object) -> None:
         """The job's owner sees it there, this far; raises LeaseLost."""

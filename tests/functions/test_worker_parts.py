@@ -356,6 +356,25 @@ def test_a_short_file_that_is_replaced_while_it_is_read_and_asked_for_again_is_r
     assert (job_row(job)["status"], job_row(job)["attempts"], job_row(job)["source"]) == ("ready", 1, {})
 
 
+def test_a_bad_file_that_is_replaced_while_it_is_read_and_asked_for_again_is_read_again(
+    upload, deliver, document, stored, replace_file, monkeypatch, job_row
+):
+    document_id, job = upload(b"", "text/plain")
+    ada = caller(ADA)
+    read = sandbox.read_apart
+
+    async def replace_and_read(*arguments, **facts):
+        monkeypatch.setattr(sandbox, "read_apart", read)
+        replace_file(document_id, SECTIONS[1].encode())
+        await jobs.enqueue(ada, "ingest", document_id=document_id)
+        return await read(*arguments, **facts)
+
+    monkeypatch.setattr(sandbox, "read_apart", replace_and_read)
+    assert deliver(job) == 0
+    assert (document(document_id)["status"], job_row(job)["status"]) == ("ready", "ready")
+    assert len(stored(document_id)) == 1
+
+
 def test_a_file_that_is_gone_meanwhile_says_so(upload, deliver, document, aws, monkeypatch):
     document_id, job = upload(LONG)
     head = storage.head
