@@ -110,13 +110,15 @@ async def _read(claim: JobClaim) -> None:
     if not found:
         raise await _deleted(job)
     row = found[0]
+    # As it was read before; a site may say otherwise.
+    media_type = row["media_type"]
     file = await _fetched(row) if row["source_url"] else await _stored(row)
     source: dict[str, object] = {
         "etag": file.etag,
         "content_hash": hashlib.sha256(file.content).hexdigest(),
         "recipe": _recipe(),
         "size_bytes": len(file.content),
-        "media_type": row["media_type"],
+        "media_type": media_type,
         "pages": row["pages"],
     }
     if row["passages"] and all(row[name] == source[name] for name in ("content_hash", "recipe")):

@@ -130,6 +130,14 @@ def test_a_page_is_not_kept_that_is_more_than_its_owner_may_keep(
     assert "Contents" not in aws.s3.list_objects_v2(Bucket=BUCKET, Prefix=row["object_key"])
 
 
+def test_a_page_that_has_not_changed_is_still_of_the_kind_that_it_is(site, name_address, deliver, document, rows):
+    site.page = b"# Hours\n\nThe harbour office opens at nine."
+    document_id, job = name_address(site.url)
+    deliver(job)
+    deliver(ask_again(rows, document_id))
+    assert (document(document_id)["status"], document(document_id)["media_type"]) == ("ready", "text/markdown")
+
+
 def test_a_page_that_is_not_there_says_so_and_is_not_tried_again(site, name_address, deliver, document):
     site.status = 404
     document_id, job = name_address(site.url)
