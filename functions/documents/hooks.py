@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, status
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentkit import jobs, telemetry
 from agentkit.errors import NotFound, Unauthorized, Unavailable
@@ -50,10 +50,17 @@ log = telemetry.logger(__name__)
 router = APIRouter()
 
 
+def _text(value: object) -> str:
+    """Return what is a text: pydantic would take a number for seconds since 1970."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")  # noqa: TRY004  # pydantic's own protocol
+    return value
+
+
 class ObjectMetadata(BaseModel):
     """What the storage knows of a file."""
 
-    size: int | None = Field(None, ge=0)
+    size: int | None = Field(None, ge=0, strict=True)
     etag: str | None = Field(None, alias="eTag")
 
 
@@ -62,7 +69,7 @@ class StoredObject(BaseModel):
 
     bucket_id: str
     name: Text = Field(max_length=1_024, description="Its path in the bucket.")
-    updated_at: datetime | None = None
+    updated_at: Annotated[datetime, BeforeValidator(_text)] | None = None
     metadata: ObjectMetadata | None = None
 
     @property

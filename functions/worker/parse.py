@@ -3,8 +3,8 @@
 The bytes say what it is (`sniff`); the announced type and the name only choose between kinds of text. A file that
 cannot be read raises Unreadable with a code that stays the same:
 
-    type_unsupported    of a kind that we do not read       unreadable, pdf_unreadable      damaged
-    no_text             has no text (a scan, an empty page) encrypted, pdf_encrypted        needs a password
+    type_unsupported    of a kind that we do not read       unreadable      damaged
+    no_text             has no text (a scan, an empty page) encrypted       needs a password
     too_large           more pages or text than we take
 
 Each reader is imported when the first file of its kind comes: a text pays for no PDF library.

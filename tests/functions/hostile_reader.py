@@ -52,11 +52,11 @@ def hide_want_of_memory():
     try:
         bytearray(PLENTY)
     except MemoryError as error:
-        raise Unreadable("pdf_unreadable", "The file is damaged.") from error
+        raise Unreadable("unreadable", "The file is damaged.") from error
 
 
 def refuse():
-    raise Unreadable("pdf_encrypted", "The file needs a password.")
+    raise Unreadable("encrypted", "The file needs a password.")
 
 
 def crash():

@@ -156,7 +156,7 @@ def test_a_job_that_names_anothers_document_leaves_it_alone(upload, deliver, doc
 @pytest.mark.parametrize(
     ("content", "media_type", "code"),
     [
-        pytest.param(b"%PDF-1.7 and no more", "application/pdf", "pdf_unreadable", id="damaged"),
+        pytest.param(b"%PDF-1.7 and no more", "application/pdf", "unreadable", id="damaged"),
         pytest.param(b"\x89PNG\r\n", "application/pdf", "type_unsupported", id="a PNG called PDF"),
         pytest.param(b"", "text/plain", "no_text", id="0 bytes"),
         pytest.param(b"word" * 1_250_000, "text/plain", "too_large", id="5 MB of one word"),

@@ -212,10 +212,10 @@ def scanned():
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        pytest.param(encrypted(printed(["Secret."]), "password"), "pdf_encrypted", id="encrypted"),
+        pytest.param(encrypted(printed(["Secret."]), "password"), "encrypted", id="encrypted"),
         pytest.param(scanned(), "no_text", id="a scan"),
-        pytest.param(b"%PDF-1.7\nnothing follows", "pdf_unreadable", id="a header alone"),
-        pytest.param(printed(["Cut off."] * 40)[:300], "pdf_unreadable", id="cut off"),
+        pytest.param(b"%PDF-1.7\nnothing follows", "unreadable", id="a header alone"),
+        pytest.param(printed(["Cut off."] * 40)[:300], "unreadable", id="cut off"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_reason(content, code):

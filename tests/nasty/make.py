@@ -585,14 +585,14 @@ FILES = {
     "messages fifty deep": Nasty(nested_mail(50), "a.eml", MAIL, refused="too_large"),
     "a message with an archive bomb": Nasty(mail_with_bomb, "a.eml", MAIL, says="Open the attachment."),
     # PDF
-    "a PDF with a password": Nasty(lambda: printed(HELLO, encryption="secret"), "a.pdf", PDF, refused="pdf_encrypted"),
-    "half a PDF": Nasty(lambda: printed(HELLO, HELLO)[:600], "a.pdf", PDF, refused="pdf_unreadable"),
+    "a PDF with a password": Nasty(lambda: printed(HELLO, encryption="secret"), "a.pdf", PDF, refused="encrypted"),
+    "half a PDF": Nasty(lambda: printed(HELLO, HELLO)[:600], "a.pdf", PDF, refused="unreadable"),
     "a PDF without its table": Nasty(pdf_without_table, "a.pdf", PDF, says="still there", page=1),
     "garbage that calls itself a PDF": Nasty(
-        lambda: b"%PDF-1.7\n" + bytes(range(256)) * 50, "a.pdf", PDF, refused="pdf_unreadable"
+        lambda: b"%PDF-1.7\n" + bytes(range(256)) * 50, "a.pdf", PDF, refused="unreadable"
     ),
     "a hundred thousand pages": Nasty(many_pages, "a.pdf", PDF, refused="too_large"),
-    "pages in a circle": Nasty(pages_in_a_circle, "a.pdf", PDF, refused="pdf_unreadable"),
+    "pages in a circle": Nasty(pages_in_a_circle, "a.pdf", PDF, refused="unreadable"),
     "two billion pages that are not there": Nasty(pages_that_only_claim, "a.pdf", PDF, says="the only page", page=1),
     "a scan": Nasty(scan, "a.pdf", PDF, refused="no_text"),
     "a page as large as a field": Nasty(

@@ -5,8 +5,8 @@ one paragraph; a line that the document's outline (its bookmarks) names on that 
 clearly larger than those of most of the text; what stands at the edge of most pages (running titles, page numbers) is
 left out.
 
-    pdf_encrypted   needs a password            too_large   has more pages or characters than we take
-    pdf_unreadable  damaged
+    encrypted    needs a password           too_large    has more pages or characters than we take
+    unreadable   damaged
 """
 
 import ctypes
@@ -101,7 +101,7 @@ def read(content: bytes) -> Extract:
     except Exception as error:
         # A damaged file can make a parser fail in any way there is.
         log.info("pdf.unreadable", exc_info=error)
-        raise Unreadable("pdf_unreadable", "The file is damaged, or is not a PDF that we can read.") from error
+        raise Unreadable("unreadable", "The file is damaged, or is not a PDF that we can read.") from error
     extract = assemble(_pieces(pages, outline), pages=len(pages))
     return replace(extract, title=None if NO_TITLE.fullmatch(title) else title or None)
 
@@ -112,7 +112,7 @@ def _opened(content: bytes) -> pypdfium2.PdfDocument:
         return pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
         if error.err_code in {raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY}:
-            raise Unreadable("pdf_encrypted", "The file needs a password; upload it without one.") from error
+            raise Unreadable("encrypted", "The file needs a password; upload it without one.") from error
         raise
 
 
