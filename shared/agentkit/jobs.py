@@ -9,6 +9,7 @@ is delivered twice, late, or after the work was done does no harm. The worker's 
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -316,6 +317,17 @@ async def send(job: Job, *, copies: int = 1) -> None:
         return
     entries = [{"Id": str(index), "MessageBody": body} for index in range(min(copies, SENT_AT_ONCE))]
     await asyncio.to_thread(lambda: client().send_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+
+
+async def send_again(envelope: Envelope, *, after_seconds: float) -> None:
+    """Have a message delivered anew after that time, as if for the first time; raises as `send`."""
+    url = load(QueueSettings).jobs_queue_url
+    # SQS counts whole seconds, and takes a quarter of an hour at most.
+    delay = max(1, min(math.ceil(after_seconds), 900))
+    telemetry.count_round_trip("queue")
+    await asyncio.to_thread(
+        lambda: client().send_message(QueueUrl=url, MessageBody=envelope.model_dump_json(), DelaySeconds=delay)
+    )
 
 
 async def waiting() -> int:

@@ -55,7 +55,9 @@ MOST_EF_SEARCH = 1_000
 # Nobody waits for a swap, and each passage that is new takes its place in the HNSW index: some milliseconds.
 SWAP_SECONDS = 600.0
 # A swap of so many is over before anyone waits long for the connection.
-SHORT_SWAP = 500
+SHORT_SWAP = 128
+# Of the connection that vecs writes over: seconds to connect, milliseconds until what was sent is acknowledged.
+PATIENCE = "connect_timeout=5&tcp_user_timeout=15000&keepalives_idle=10&keepalives_interval=5&keepalives_count=2"
 
 # Someone signed in as no one: whether there is a table can be asked, and nothing is seen of it.
 NOBODY = Caller(UUID(int=0), {})
@@ -517,8 +519,10 @@ def _collection() -> "Collection":
     import vecs
 
     url = load(DatabaseSettings).vector_database_url.get_secret_value()
-    # vecs needs psycopg2: its own statements fail under psycopg 3's server-side parameters.
-    client = vecs.create_client(url.replace("postgresql://", "postgresql+psycopg2://", 1))
+    separator = "&" if "?" in url else "?"
+    # vecs needs psycopg2: its own statements fail under psycopg 3's server-side parameters. A network that swallows
+    # packets must not keep a thread, and with it a job's lease, until the invocation ends.
+    client = vecs.create_client(f"{url.replace('postgresql://', 'postgresql+psycopg2://', 1)}{separator}{PATIENCE}")
     # Logs tell of what fails, and not the passages' words with it.
     client.engine.hide_parameters = True
     # The migrations have made the table; vecs only compares its dimension with ours.

@@ -16,6 +16,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,6 +46,8 @@ FIRST_PAUSE_SECONDS = 5
 LONGEST_PAUSE_SECONDS = 900
 # Messages of a batch that are worked on side by side: most of a short job's time is waiting.
 AT_ONCE = 4
+# Of blocking libraries (boto3, vecs, name resolution), at most.
+THREADS = 32
 # Beats in the time of a lease: two may be lost.
 BEATS = 3
 # A step that was cut off by the clock this often will not get done by another try.
@@ -226,13 +229,18 @@ def close() -> None:
     jobs.close()
     if _loop.cache_info().currsize:
         _loop().run_until_complete(database.close())
+        _loop().run_until_complete(_loop().shutdown_default_executor())
         _loop().close()
     _loop.cache_clear()
 
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
+    # Python's own limit follows the processors. A name server or a database that does not answer keeps its thread, and
+    # must not keep the others from theirs.
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    return loop
 
 
 class _Batch:
@@ -295,11 +303,8 @@ class _Batch:
                 return
             if isinstance(claim, Busy):
                 log.info("job.busy", job_id=envelope.job_id, seconds=claim.seconds)
-                if last:
-                    # They have messages of their own, and maintenance looks after what they leave.
-                    return
-                # Should one of them die, this message is what brings the next.
-                raise Later(claim.seconds)
+                await self._look_again(envelope, claim.seconds)
+                return
             if self._clock.short and not last:
                 await self._carry_on(claim)
                 return
@@ -319,6 +324,14 @@ class _Batch:
                 return None
             log.error("message.unreadable", message_id=record.message_id, faults=faults(error))
             raise Later from error
+
+    async def _look_again(self, envelope: Envelope, seconds: float) -> None:
+        """Have someone look after those who are at the job; a message of its own, as waiting is no failed delivery."""
+        try:
+            await jobs.send_again(envelope, after_seconds=seconds)
+        except Exception as error:
+            log.warning("queue.refused", job_id=envelope.job_id, exc_info=error)
+            raise Later(seconds) from error
 
     async def _carry_on(self, claim: Claim) -> None:
         """Hand the job to a fresh message, with a whole invocation's time."""

@@ -146,7 +146,7 @@ def test_parts_that_others_are_at_are_left_to_them(break_off, deliver, rows, doc
         "update agentkit.job_parts set holder = gen_random_uuid(), lease_until = now() + interval '1 min'"
         " where ordinal = 2"
     )
-    assert deliver(job, receives=2) == 1
+    assert deliver(job, receives=2) == 0
     assert parts() == [(4, 4, True), (4, 4, True), (2, 0, False)]
     assert document(document_id)["status"] == "processing"
     rows("update agentkit.job_parts set lease_until = now() - interval '1 s' where ordinal = 2")
@@ -296,7 +296,8 @@ def test_an_outage_that_many_workers_meet_at_once_does_not_fail_the_job(
     with monkeypatch.context() as away:
         away.setenv("EMBEDDING_BASE_URL", f"http://127.0.0.1:{free_port()}/v1")
         settings.forget()
-        assert deliver(*[job] * 10) == 10
+        # Those that get a part fail with it; the others are to look again later.
+        assert deliver(*[job] * 10) > 0
     settings.forget()
     assert document(document_id)["status"] == "processing"
     assert deliver(job, receives=2) == 0

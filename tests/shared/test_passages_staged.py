@@ -359,5 +359,6 @@ async def test_a_swap_is_four_round_trips_however_long_the_document_is():
         job = await staged(texts, document_id=(document := uuid4()))
         with telemetry.counting_round_trips() as counted:
             await swapped(job, texts, document_id=document)
-        # Begin, count, replace, commit.
+        # Begin, count, replace, commit; a long one over a connection of its own, which stays open.
+        del counted["postgres_connect"]
         assert counted == {"postgres": 4}

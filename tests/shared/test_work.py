@@ -195,14 +195,28 @@ def test_the_last_delivery_fails_the_job_for_its_reason_and_keeps_the_message(de
     assert said == ["step", f"failed: {code}"]
 
 
-def test_a_job_that_others_are_at_comes_again_when_their_lease_ends(deliver, hidden_for):
+@pytest.mark.parametrize("receives", [1, 3])
+def test_a_job_that_others_are_at_is_looked_after_by_a_fresh_message_when_their_lease_ends(
+    deliver, said, queue, aws, receives
+):
+    assert aws.environment["JOBS_MAX_RECEIVES"] == "3"
+    assert deliver([Busy(0.2)], [record(receives=receives)]) == []
+    assert queue.receive() == []
+    while not (fresh := queue.receive()):
+        pass
+    assert fresh[0]["attributes"]["ApproximateReceiveCount"] == "1"
+    envelope = jobs.Envelope.model_validate_json(fresh[0]["body"])
+    assert (envelope.job_id, envelope.request_id) == (JOB, "from-the-browser")
+    assert said == []
+
+
+def test_a_job_that_others_are_at_comes_again_when_no_message_can_be_sent(deliver, hidden_for, monkeypatch):
+    async def refused(envelope, *, after_seconds):
+        raise ConnectionError("the queue is away")
+
+    monkeypatch.setattr(jobs, "send_again", refused)
     assert deliver([Busy(42)]) == ["message"]
     assert hidden_for[-1] == (1, 42)
-
-
-def test_a_last_delivery_leaves_a_job_that_others_are_at_to_them(deliver, said, aws):
-    assert deliver([Busy(42)], [record(receives=aws.environment["JOBS_MAX_RECEIVES"])]) == []
-    assert said == []
 
 
 def test_pauses_grow_threefold(deliver, said, hidden_for):
