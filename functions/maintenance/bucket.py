@@ -18,7 +18,8 @@ from functions.maintenance.around import around
 
 BATCH = 50
 UUID_PATTERN = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-OURS = re.compile(f"{UUID_PATTERN}/{UUID_PATTERN}/.+")
+# As `documents` names them; an app may keep files of its own beside, in folders of the same kind.
+OURS = re.compile(f"{UUID_PATTERN}/{UUID_PATTERN}/[0-9a-f]{{32}}-.+")
 
 ABANDONED = """
     select * from agentkit.documents

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from agentkit import database, work
 from agentkit.database import Row
 from agentkit.jobs import Job, Status
-from agentkit.settings import EmbeddingSettings, WorkerSettings, load
+from agentkit.settings import EmbeddingSettings, QueueSettings, WorkerSettings, load
 from agentkit.work import GAVE_UP, TOOK_TOO_LONG, Busy, LeaseLost, Over, WorkFailed
 from functions.worker.chunk import Passage
 
@@ -106,10 +106,12 @@ START_OVER = """
     update agentkit.jobs set status = 'queued', source = '{}', holder = null, lease_until = null
     where id = %(id)s and holder = %(holder)s
 """
-# What failed may have been the file before the one that it was asked for meanwhile.
+# What failed may have been the file before the one that it was asked for meanwhile. By its deadline an earlier message
+# of it, which may be a dead letter soon, is known for one.
 BEGIN_AGAIN = """
     update agentkit.jobs
-    set status = 'queued', attempts = 0, source = '{}', holder = null, lease_until = null
+    set status = 'queued', attempts = 0, source = '{}', holder = null, lease_until = null,
+        deadline = now() + make_interval(secs => %(deadline_seconds)s)
     where id = %(id)s and holder = %(holder)s and source ? 'again'
     returning id
 """
@@ -181,7 +183,8 @@ class JobClaim:
 
     async def fail(self, failure: WorkFailed) -> None:
         """Fail the job and its document; unless it was asked for again since it began, and begins again."""
-        if self.indexes or not await _changed("begin a job again", BEGIN_AGAIN, _held(self)):
+        facts = _held(self, deadline_seconds=load(QueueSettings).jobs_deadline_seconds)
+        if self.indexes or not await _changed("begin a job again", BEGIN_AGAIN, facts):
             await _fail(self, failure)
 
     async def advance(self, status: Status, **progress: object) -> None:

@@ -57,6 +57,8 @@ FETCHED = """
     where id = %(id)s
 """
 NAMED = "update agentkit.documents set title = %s where id = %s"
+# The job first, as everyone locks them: a deletion at this moment waits, and neither waits for the other.
+LOCK = "select from agentkit.jobs where id = %(id)s for update"
 # Both or neither: a document that is gone leaves its job as it is, to be failed; a job that is not ours any more leaves
 # the document as it is. Asked for once more since it began, the job begins again: its file may be another by now.
 READY = """
@@ -207,7 +209,7 @@ async def _finish(claim: JobClaim, source: dict[str, object], *, count: int) -> 
         "id": job.id,
         "holder": claim.holder,
     }
-    ((said,),) = await database.service_fetch_all("end an ingestion", [(READY, facts)])
+    _, (said,) = await database.service_fetch_all("end an ingestion", [(LOCK, facts), (READY, facts)])
     if not said["kept"]:
         raise await _deleted(job)
     if not said["ended"]:

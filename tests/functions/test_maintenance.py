@@ -429,7 +429,7 @@ def test_an_object_that_no_document_has_is_deleted(
     put_document(owner=BOB)
     healthy = everything()["objects"]
     for owner in (ADA, ADA, BOB):
-        put_object(f"{owner.id}/{uuid.uuid4()}/Süße Lease.pdf")
+        put_object(f"{owner.id}/{uuid.uuid4()}/{uuid.uuid4().hex}-Süße Lease.pdf")
     assert maintain_alone() == {"ObjectsUnclaimed": 3}
     assert everything()["objects"] == healthy
     assert maintain_alone() == {}
@@ -438,14 +438,15 @@ def test_an_object_that_no_document_has_is_deleted(
 def test_an_object_that_is_not_named_as_documents_are_is_nobodys_business(
     maintain_alone, objects_are_old, put_object, everything
 ):
-    for key in ("logo.png", f"{ADA.id}/avatar.png", f"backups/{uuid.uuid4()}/{uuid.uuid4()}/file"):
+    theirs = f"{ADA.id}/{uuid.uuid4()}/photo.jpg"
+    for key in ("logo.png", f"{ADA.id}/avatar.png", f"backups/{uuid.uuid4()}/{uuid.uuid4()}/file", theirs):
         put_object(key)
     assert maintain_alone() == {}
-    assert len(everything()["objects"]) == 3
+    assert len(everything()["objects"]) == 4
 
 
 def test_an_object_that_has_just_come_waits_for_its_document(maintain, put_object, everything):
-    young = put_object(f"{ADA.id}/{uuid.uuid4()}/file")
+    young = put_object(f"{ADA.id}/{uuid.uuid4()}/{uuid.uuid4().hex}-file")
     assert maintain() == {}
     assert young in everything()["objects"]
 

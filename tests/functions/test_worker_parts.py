@@ -363,6 +363,7 @@ def test_a_bad_file_that_is_replaced_while_it_is_read_and_asked_for_again_is_rea
     document_id, job = upload(b"", "text/plain")
     ada = caller(ADA)
     read = sandbox.read_apart
+    first_deadline = job_row(job)["deadline"]
 
     async def replace_and_read(*arguments, **facts):
         monkeypatch.setattr(sandbox, "read_apart", read)
@@ -374,6 +375,8 @@ def test_a_bad_file_that_is_replaced_while_it_is_read_and_asked_for_again_is_rea
     assert deliver(job) == 0
     assert (document(document_id)["status"], job_row(job)["status"]) == ("ready", "ready")
     assert len(stored(document_id)) == 1
+    # By which a message of its first time is known as one, should it come to the dead letters.
+    assert job_row(job)["deadline"] > first_deadline
 
 
 def test_a_file_that_is_gone_meanwhile_says_so(upload, deliver, document, aws, monkeypatch):
