@@ -40,14 +40,13 @@ TITLE_CHARACTERS = 300
 BEGIN = """
     with job as (select owner, document_id from agentkit.jobs where id = %(id)s and holder = %(holder)s for update)
     update agentkit.documents as document set status = 'processing'
-    from job where document.id = job.document_id and document.owner = job.owner
-    returning document.*, (
-        select coalesce(sum(pages), 0)::bigint from agentkit.documents as other
-        where other.owner = document.owner and other.id <> document.id) as other_pages, (
-        select coalesce(sum(size_bytes), 0)::bigint from agentkit.documents as other
-        where other.owner = document.owner and other.id <> document.id) as other_bytes, (
-        select coalesce(sum(passages), 0)::bigint from agentkit.documents as other
-        where other.owner = document.owner and other.id <> document.id) as other_passages
+    from job, lateral (
+        select coalesce(sum(pages), 0)::bigint as other_pages, coalesce(sum(size_bytes), 0)::bigint as other_bytes,
+               coalesce(sum(passages), 0)::bigint as other_passages
+        from agentkit.documents as other where other.owner = job.owner and other.id <> job.document_id
+    ) as others
+    where document.id = job.document_id and document.owner = job.owner
+    returning document.*, others.*
 """
 HELD = "select exists (select from agentkit.jobs where id = %(id)s and holder = %(holder)s) as held"
 FIND = "select * from agentkit.documents where id = %s and owner = %s"
